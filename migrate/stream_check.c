@@ -10,8 +10,21 @@
 
 /* Bytes of Xen's public x86-64 structures that travel as blobs: vcpu_guest_context and xen_domctl_ext_vcpucontext. */
 #define VCPU_CONTEXT_SIZE  5168u
-#define VCPU_EXTENDED_SIZE 128u
+#define VCPU_EXTENDED_SIZE 64u
 #define NAME_MAX_BYTES	   255u
+/* VCPU_XSAVE after the vCPU: feature mask and size, then size bytes that begin with xcr0 and xcr0_accum. */
+#define XSAVE_HEADER (sizeof(struct pgr_vcpu) + 16)
+#define XSAVE_MIN    16u
+#define XSAVE_AREA   576u /* legacy area and header of the architecture's XSAVE format */
+#define FEATURES_KNOWN                                                                 \
+	(PGR_FEATURE_LZ4 | PGR_FEATURE_ZSTD | PGR_FEATURE_DELTA | PGR_FEATURE_RESUME | \
+	 PGR_FEATURE_VERIFY)
+#define TSC_MODE_MAX	 3u
+#define CONTEXT_GDT_ENTS 4960u /* offset in vcpu_guest_context */
+#define GDT_ENTS_MAX	 7168u
+#define EXTENDED_MIN	 32u
+/* A processor has far fewer that a guest may write; bounds the search for doubles. */
+#define VCPU_MSRS_MAX 1024u
 
 typedef int check_fn(const uint8_t *body, size_t length, struct pgr_error *err);
 
@@ -85,15 +98,19 @@ static int check_hello(const uint8_t *body, size_t length, struct pgr_error *err
 	if (!rc)
 		rc = in_range("the number of populated pfns", b->populated, 0, b->nr_pfns, err);
 	if (!rc)
-		rc = in_range("the number of vCPUs", b->vcpus, b->guest_kind == PGR_GUEST_PV64,
-			      PGR_VCPUS_MAX, err);
+		rc = in_range("the number of vCPUs", b->vcpus, 1, PGR_VCPUS_MAX, err);
 	if (!rc)
 		rc = in_range("the live flag", b->live, 0, 1, err);
+	if (!rc && (b->features & ~FEATURES_KNOWN))
+		rc = pgr_fail(err, -EPROTO, "the features 0x%x are unknown: use a newer pagurus",
+			      b->features & ~FEATURES_KNOWN);
 	return rc;
 }
 
 static int check_identity(const uint8_t *body, size_t length, struct pgr_error *err)
 {
+	if (memchr(body + sizeof(struct pgr_identity), '/', length - sizeof(struct pgr_identity)))
+		return pgr_fail(err, -EPROTO, "the name has a '/'");
 	return check_text(body + sizeof(struct pgr_identity), length - sizeof(struct pgr_identity),
 			  false, err);
 }
@@ -175,7 +192,8 @@ static int check_group(const struct pgr_group *g, unsigned i, struct pgr_error *
 				g->nr_pages, PGR_BATCH_MAX);
 	if (g->reserved)
 		return pgr_fail(err, -EPROTO, "group %u: a reserved field is not zero", i);
-	if (!g->length || (g->codec == PGR_CODEC_RAW && g->length != g->nr_pages * PGR_PAGE_SIZE))
+	if (!g->length || g->length > g->nr_pages * PGR_PAGE_SIZE ||
+	    (g->codec == PGR_CODEC_RAW && g->length != g->nr_pages * PGR_PAGE_SIZE))
 		return pgr_fail(err, -EPROTO, "group %u: %u bytes cannot be %u pages", i, g->length,
 				g->nr_pages);
 	return 0;
@@ -307,22 +325,97 @@ static int check_vcpu(const uint8_t *body, size_t length, struct pgr_error *err)
 	return rc;
 }
 
-static int check_vcpu_msrs(const uint8_t *body, size_t length, struct pgr_error *err)
+static int check_vcpu_context(const uint8_t *body, size_t length, struct pgr_error *err)
 {
+	uint32_t gdt_ents;
+	int rc = check_vcpu(body, length, err);
+
+	memcpy(&gdt_ents, body + sizeof(struct pgr_vcpu) + CONTEXT_GDT_ENTS, sizeof(gdt_ents));
+	if (!rc)
+		rc = in_range("the number of GDT entries", gdt_ents, 0, GDT_ENTS_MAX, err);
+	return rc;
+}
+
+static int check_vcpu_extended(const uint8_t *body, size_t length, struct pgr_error *err)
+{
+	const struct pgr_vcpu *b = (const void *)body;
+	const struct {
+		uint32_t vcpu, size;
+	} *blob = (const void *)(b + 1);
 	int rc = check_vcpu(body, length, err);
 
 	if (!rc)
-		rc = check_msrs(body + sizeof(struct pgr_vcpu), length - sizeof(struct pgr_vcpu),
-				err);
+		rc = in_range("the vCPU of the blob", blob->vcpu, b->vcpu, b->vcpu, err);
+	if (!rc)
+		rc = in_range("the size in the blob", blob->size, EXTENDED_MIN, VCPU_EXTENDED_SIZE,
+			      err);
+	return rc;
+}
+
+static int check_vcpu_xsave(const uint8_t *body, size_t length, struct pgr_error *err)
+{
+	const struct {
+		uint64_t mask, size, xcr0, accum;
+	} *b = (const void *)(body + sizeof(struct pgr_vcpu));
+	int rc = check_vcpu(body, length, err);
+
+	if (rc)
+		return rc;
+	if (b->size != length - XSAVE_HEADER)
+		return pgr_fail(err, -EPROTO, "its size field says %llu, but %zu bytes follow",
+				(unsigned long long)b->size, length - XSAVE_HEADER);
+	if (b->accum ? !(b->xcr0 & 1) || b->size < XSAVE_MIN + XSAVE_AREA : b->xcr0 != 0)
+		return pgr_fail(err, -EPROTO,
+				"xcr0 0x%llx with xcr0_accum 0x%llx and %llu bytes cannot be",
+				(unsigned long long)b->xcr0, (unsigned long long)b->accum,
+				(unsigned long long)b->size);
+	if ((b->xcr0 & ~b->accum) || (b->accum & ~b->mask))
+		return pgr_fail(
+			err, -EPROTO,
+			"xcr0 0x%llx, xcr0_accum 0x%llx, mask 0x%llx do not contain each other",
+			(unsigned long long)b->xcr0, (unsigned long long)b->accum,
+			(unsigned long long)b->mask);
+	return 0;
+}
+
+static int check_vcpu_msrs(const uint8_t *body, size_t length, struct pgr_error *err)
+{
+	const struct pgr_msr *m = (const void *)(body + sizeof(struct pgr_vcpu));
+	size_t nr = (length - sizeof(struct pgr_vcpu)) / sizeof(*m);
+	int rc = check_vcpu(body, length, err);
+
+	if (!rc)
+		rc = check_msrs((const uint8_t *)m, length - sizeof(struct pgr_vcpu), err);
+	if (!rc)
+		rc = in_range("the number of MSRs", nr, 1, VCPU_MSRS_MAX, err);
+	for (size_t i = 0; !rc && i < nr; i++) {
+		for (size_t k = 0; k < i; k++) {
+			if (m[k].index == m[i].index)
+				return pgr_fail(err, -EPROTO, "MSR 0x%x comes twice", m[i].index);
+		}
+	}
 	return rc;
 }
 
 static int check_tsc_info(const uint8_t *body, size_t length, struct pgr_error *err)
 {
 	const struct pgr_tsc_info *b = (const void *)body;
+	int rc;
 
 	(void)length;
-	return reserved_is_zero(b->reserved, err);
+	rc = in_range("the mode", b->mode, 0, TSC_MODE_MAX, err);
+	if (!rc)
+		rc = reserved_is_zero(b->reserved, err);
+	return rc;
+}
+
+static int check_device_state(const uint8_t *body, size_t length, struct pgr_error *err)
+{
+	const struct pgr_device_state *b = (const void *)body;
+
+	(void)length;
+	return pgr_fail(err, -EPROTO, "the kind of device %u is unknown: use a newer pagurus",
+			b->kind);
 }
 
 static int check_hello_reply(const uint8_t *body, size_t length, struct pgr_error *err)
@@ -350,8 +443,14 @@ static int check_precheck(const uint8_t *body, size_t length, struct pgr_error *
 		rc = check_text(body + sizeof(*b), length - sizeof(*b), true, err);
 	if (rc)
 		return rc;
-	for (size_t i = sizeof(*b); i < length; i++)
-		lines += body[i] == '\n';
+	for (size_t i = sizeof(*b); i < length; i++) {
+		bool ends = body[i] == '\n';
+
+		if (ends && (i == sizeof(*b) || body[i - 1] == '\n'))
+			return pgr_fail(err, -EPROTO, "line %llu of its text is empty",
+					(unsigned long long)lines + 1);
+		lines += ends;
+	}
 	if (lines != b->refusals || (length > sizeof(*b) && body[length - 1] != '\n'))
 		return pgr_fail(err, -EPROTO,
 				"it announces %u refusals; its text has %llu whole lines",
@@ -467,7 +566,7 @@ static const struct body_rule rules[] = {
 	SIZED(IDENTITY, sizeof(struct pgr_identity) + 1,
 	      sizeof(struct pgr_identity) + NAME_MAX_BYTES, check_identity),
 	SIZED(CPU_POLICY, sizeof(struct pgr_cpu_policy), ANY, check_cpu_policy),
-	SIZED(CONFIG, sizeof(struct pgr_config), ANY, check_config),
+	SIZED(CONFIG, sizeof(struct pgr_config) + 1, ANY, check_config),
 	FIXED(PARENT, sizeof(struct pgr_parent), check_parent),
 	EMPTY(OPEN),
 	SIZED(PAGES, sizeof(struct pgr_pages), ANY, check_pages),
@@ -478,17 +577,17 @@ static const struct body_rule rules[] = {
 	FIXED(PV_INFO, sizeof(struct pgr_pv_info), check_pv_info),
 	SIZED(PV_P2M_FRAMES, sizeof(struct pgr_pv_p2m_frames), ANY, check_pv_p2m_frames),
 	FIXED(PV_SHARED_INFO, PGR_PAGE_SIZE, NULL),
-	FIXED(VCPU_CONTEXT, VCPU + VCPU_CONTEXT_SIZE, check_vcpu),
-	FIXED(VCPU_EXTENDED, VCPU + VCPU_EXTENDED_SIZE, check_vcpu),
-	SIZED(VCPU_XSAVE, VCPU, ANY, check_vcpu),
+	FIXED(VCPU_CONTEXT, VCPU + VCPU_CONTEXT_SIZE, check_vcpu_context),
+	FIXED(VCPU_EXTENDED, VCPU + VCPU_EXTENDED_SIZE, check_vcpu_extended),
+	SIZED(VCPU_XSAVE, XSAVE_HEADER + XSAVE_MIN, ANY, check_vcpu_xsave),
 	SIZED(VCPU_MSRS, VCPU, ANY, check_vcpu_msrs),
 	FIXED(TSC_INFO, sizeof(struct pgr_tsc_info), check_tsc_info),
-	SIZED(DEVICE_STATE, sizeof(struct pgr_device_state), ANY, NULL),
+	SIZED(DEVICE_STATE, sizeof(struct pgr_device_state), ANY, check_device_state),
 	SIZED(SIM_STATE, 0, ANY, NULL),
 	FIXED(HELLO_REPLY, sizeof(struct pgr_hello_reply), check_hello_reply),
 	SIZED(PRECHECK, sizeof(struct pgr_precheck), ANY, check_precheck),
 	FIXED(ACK, sizeof(struct pgr_ack), check_sequence),
-	EMPTY(READY),
+	FIXED(READY, sizeof(struct pgr_digest), check_digest),
 	EMPTY(COMMIT),
 	EMPTY(RUNNING),
 	SIZED(ABORT, sizeof(struct pgr_abort), ANY, check_abort),
