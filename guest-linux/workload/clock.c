@@ -4,7 +4,7 @@
 #include <errno.h>
 
 /* Long enough that sleeping costs little, short enough not to disturb the 1 ms ticker for long. */
-#define SHARE_SLICE_NS (2 * NS_PER_MS)
+#define SHARE_SLICE_NS	       (2 * NS_PER_MS)
 #define SHARE_LONGEST_SLEEP_NS (50 * NS_PER_MS)
 
 int64_t clock_ns(clockid_t id)
@@ -17,7 +17,7 @@ int64_t clock_ns(clockid_t id)
 
 void sleep_until_ns(int64_t when_ns)
 {
-	struct timespec ts = { .tv_sec = when_ns / NS_PER_S, .tv_nsec = when_ns % NS_PER_S };
+	struct timespec ts = {.tv_sec = when_ns / NS_PER_S, .tv_nsec = when_ns % NS_PER_S};
 
 	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR)
 		;

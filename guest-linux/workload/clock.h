@@ -12,7 +12,7 @@
 
 #define NS_PER_US ((int64_t)1000)
 #define NS_PER_MS (1000 * NS_PER_US)
-#define NS_PER_S (1000 * NS_PER_MS)
+#define NS_PER_S  (1000 * NS_PER_MS)
 
 /* Nanoseconds on clock @id. */
 int64_t clock_ns(clockid_t id);

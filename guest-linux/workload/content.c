@@ -8,8 +8,8 @@
 /* 1 MiB a kind: more than a compressor's window, so that pages are not copies of one another. */
 #define TEMPLATE_BYTES (1 << 20)
 
-const char *const content_names[CONTENT_KINDS + 1] = { "zero", "text", "binary",
-						       "random", "mixed", NULL };
+const char *const content_names[CONTENT_KINDS + 1] = {"zero",	"text",	 "binary",
+						      "random", "mixed", NULL};
 
 static uint8_t *templates[CONTENT_KINDS];
 
@@ -76,7 +76,8 @@ static void make_binary(uint8_t *to, struct prng *prng)
 		record.small[0] = (uint32_t)prng_below(prng, 1000);
 		record.small[1] = 0;
 		record.hash = prng_below(prng, 2) ? 0 : prng_next(prng);
-		part = TEMPLATE_BYTES - used < sizeof(record) ? TEMPLATE_BYTES - used : sizeof(record);
+		part = TEMPLATE_BYTES - used < sizeof(record) ? TEMPLATE_BYTES - used
+							      : sizeof(record);
 		memcpy(to + used, &record, part);
 		used += part;
 	}
@@ -84,7 +85,7 @@ static void make_binary(uint8_t *to, struct prng *prng)
 
 int content_init(uint64_t seed)
 {
-	struct prng prng = { .state = seed };
+	struct prng prng = {.state = seed};
 	enum content_kind kind;
 
 	for (kind = CONTENT_ZERO; kind < CONTENT_MIXED; kind++) {

@@ -16,8 +16,8 @@
 #define CONTENT_PAGE_SIZE 4096
 
 enum content_kind {
-	CONTENT_ZERO,	/* zero bytes */
-	CONTENT_TEXT,	/* words and punctuation, like a log or a mail spool */
+	CONTENT_ZERO, /* zero bytes */
+	CONTENT_TEXT, /* words and punctuation, like a log or a mail spool */
 	CONTENT_BINARY, /* records of small integers, pointers and opcodes, like a program and its heap */
 	CONTENT_RANDOM, /* incompressible */
 	CONTENT_MIXED,	/* one of the four for each page, in equal shares */

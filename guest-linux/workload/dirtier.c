@@ -27,7 +27,7 @@ enum pattern {
 	PATTERN_HOT,
 };
 
-static const char *const pattern_names[] = { "seq", "random", "hot", NULL };
+static const char *const pattern_names[] = {"seq", "random", "hot", NULL};
 
 struct settings {
 	uint64_t pages, pages_per_s; /* rate 0: as fast as possible */
@@ -95,7 +95,7 @@ static void report(const struct settings *settings, uint64_t pages, uint64_t pag
 
 static void run(const struct settings *settings, uint8_t *memory)
 {
-	struct prng prng = { .state = settings->seed };
+	struct prng prng = {.state = settings->seed};
 	int64_t now = clock_ns(CLOCK_MONOTONIC), start = now, reported = now, since = 0;
 	uint64_t pages = 0, pages_reported = 0, reports = 0;
 	unsigned int i;
@@ -163,17 +163,17 @@ int main(int argc, char **argv)
 		OPT_HELP,
 	};
 	static const struct option options[] = {
-		{ "rate", required_argument, NULL, OPT_RATE },
-		{ "pattern", required_argument, NULL, OPT_PATTERN },
-		{ "content", required_argument, NULL, OPT_CONTENT },
-		{ "random", required_argument, NULL, OPT_RANDOM },
-		{ "touch", required_argument, NULL, OPT_TOUCH },
-		{ "cpu", required_argument, NULL, OPT_CPU },
-		{ "seed", required_argument, NULL, OPT_SEED },
-		{ "report", required_argument, NULL, OPT_REPORT },
-		{ "count", required_argument, NULL, OPT_COUNT },
-		{ "help", no_argument, NULL, OPT_HELP },
-		{ 0 },
+		{"rate", required_argument, NULL, OPT_RATE},
+		{"pattern", required_argument, NULL, OPT_PATTERN},
+		{"content", required_argument, NULL, OPT_CONTENT},
+		{"random", required_argument, NULL, OPT_RANDOM},
+		{"touch", required_argument, NULL, OPT_TOUCH},
+		{"cpu", required_argument, NULL, OPT_CPU},
+		{"seed", required_argument, NULL, OPT_SEED},
+		{"report", required_argument, NULL, OPT_REPORT},
+		{"count", required_argument, NULL, OPT_COUNT},
+		{"help", no_argument, NULL, OPT_HELP},
+		{0},
 	};
 	struct settings settings = {
 		.pattern = PATTERN_SEQ,
@@ -233,7 +233,8 @@ int main(int argc, char **argv)
 	if (optind != argc)
 		usage_error("unexpected '%s'", argv[optind]);
 	if (rate && rate < CONTENT_PAGE_SIZE)
-		usage_error("--rate got %" PRIu64 " bytes, expects 0 or at least a page (4K)", rate);
+		usage_error("--rate got %" PRIu64 " bytes, expects 0 or at least a page (4K)",
+			    rate);
 
 	settings.pages = bytes / CONTENT_PAGE_SIZE;
 	settings.pages_per_s = rate / CONTENT_PAGE_SIZE;

@@ -262,20 +262,20 @@ int main(int argc, char **argv)
 {
 	enum { OPT_PORT, OPT_TCP, OPT_INTERVAL, OPT_REPORT, OPT_COUNT, OPT_HELP };
 	static const struct option options[] = {
-		{ "port", required_argument, NULL, OPT_PORT },
-		{ "tcp", no_argument, NULL, OPT_TCP },
-		{ "interval", required_argument, NULL, OPT_INTERVAL },
-		{ "report", required_argument, NULL, OPT_REPORT },
-		{ "count", required_argument, NULL, OPT_COUNT },
-		{ "help", no_argument, NULL, OPT_HELP },
-		{ 0 },
+		{"port", required_argument, NULL, OPT_PORT},
+		{"tcp", no_argument, NULL, OPT_TCP},
+		{"interval", required_argument, NULL, OPT_INTERVAL},
+		{"report", required_argument, NULL, OPT_REPORT},
+		{"count", required_argument, NULL, OPT_COUNT},
+		{"help", no_argument, NULL, OPT_HELP},
+		{0},
 	};
 	struct session session = {
 		.fd = -1,
 		.interval_ns = 10 * NS_PER_MS,
 		.report_ns = NS_PER_S,
 	};
-	struct addrinfo hints = { 0 }, *peers;
+	struct addrinfo hints = {0}, *peers;
 	uint64_t count = 0;
 	char port[8];
 	int opt, rc;

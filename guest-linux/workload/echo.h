@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define ECHO_PORT 7
+#define ECHO_PORT  7
 #define ECHO_MAGIC 0x6f686365u
 
 struct echo_message {

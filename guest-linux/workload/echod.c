@@ -21,7 +21,7 @@
 #include "parse.h"
 
 #define CLIENTS 64
-#define BUFFER 4096
+#define BUFFER	4096
 
 /* Bytes from @from up to @to wait to be sent back. */
 struct client {
@@ -84,7 +84,7 @@ static void accept_client(int listener)
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	for (i = 0; i < CLIENTS; i++) {
 		if (clients[i].fd < 0) {
-			clients[i] = (struct client){ .fd = fd };
+			clients[i] = (struct client){.fd = fd};
 			return;
 		}
 	}
@@ -132,7 +132,8 @@ static int run_network(uint16_t port)
 	for (i = SLOT_LISTEN; i <= SLOT_UDP; i++) {
 		slots[i].events = POLLIN;
 		if (slots[i].fd < 0) {
-			fprintf(stderr, "echod: cannot listen on port %u: %s; choose another with --port\n",
+			fprintf(stderr,
+				"echod: cannot listen on port %u: %s; choose another with --port\n",
 				port, strerror(-slots[i].fd));
 			return 1;
 		}
@@ -193,10 +194,10 @@ int main(int argc, char **argv)
 {
 	enum { OPT_PORT, OPT_STDIO, OPT_HELP };
 	static const struct option options[] = {
-		{ "port", required_argument, NULL, OPT_PORT },
-		{ "stdio", no_argument, NULL, OPT_STDIO },
-		{ "help", no_argument, NULL, OPT_HELP },
-		{ 0 },
+		{"port", required_argument, NULL, OPT_PORT},
+		{"stdio", no_argument, NULL, OPT_STDIO},
+		{"help", no_argument, NULL, OPT_HELP},
+		{0},
 	};
 	uint16_t port = ECHO_PORT;
 	bool stdio = false;

@@ -17,13 +17,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cmdline.h"
 #include "parse.h"
 
-#define PARAMETER "pagurus.run="
+#define PARAMETER    "pagurus.run"
 #define MAX_PROGRAMS 16
-#define MAX_WORDS 32
-/* COMMAND_LINE_SIZE of Linux on x86. */
-#define MAX_SPEC 2048
+#define MAX_WORDS    32
 #define MAX_NAME 40
 #define MAX_LINE 512
 
@@ -31,48 +30,13 @@ struct program {
 	char name[MAX_NAME];
 	char *words[MAX_WORDS + 1]; /* into the specification */
 	pid_t pid;
-	int fd;	     /* its output, -1 after its end */
+	int fd;		     /* its output, -1 after its end */
 	size_t prefix, used; /* of line: the name and what was collected after it */
 	char line[MAX_NAME + 2 + MAX_LINE + 1];
 };
 
 static struct program programs[MAX_PROGRAMS];
 static unsigned int count;
-
-/*
- * Copies the value of pagurus.run from the kernel command line @text to @spec. The value ends at a
- * blank, or at the closing quote when a quote stands before the value or before the parameter's name
- * (the kernel allows both). Returns 0, -ENOENT when there is none, -E2BIG.
- */
-static int find_spec(const char *text, char spec[MAX_SPEC])
-{
-	const char *at = text, *end;
-	bool quoted;
-
-	for (;;) {
-		at += strspn(at, " \t\n");
-		if (*at == '\0')
-			return -ENOENT;
-		quoted = *at == '"';
-		at += quoted;
-		if (!strncmp(at, PARAMETER, strlen(PARAMETER)))
-			break;
-		for (; *at && (quoted || !strchr(" \t\n", *at)); at++)
-			if (*at == '"')
-				quoted = !quoted;
-	}
-	at += strlen(PARAMETER);
-	if (!quoted && *at == '"') {
-		quoted = true;
-		at++;
-	}
-	end = at + strcspn(at, quoted ? "\"" : " \t\n");
-	if (end - at >= MAX_SPEC)
-		return -E2BIG;
-	memcpy(spec, at, (size_t)(end - at));
-	spec[end - at] = '\0';
-	return 0;
-}
 
 /* The second program of a name is called name.2, and so on. */
 static void set_name(struct program *program)
@@ -109,8 +73,9 @@ static void parse_spec(char *spec)
 		if (words == 0)
 			continue;
 		if (strchr(program->words[0], '/'))
-			usage_error("'%s' is a path, expects the name of a program beside the launcher",
-				    program->words[0]);
+			usage_error(
+				"'%s' is a path, expects the name of a program beside the launcher",
+				program->words[0]);
 		set_name(program);
 		count++;
 	}
@@ -237,7 +202,7 @@ static int watch(void)
 
 	while (running) {
 		for (i = 0; i < count; i++)
-			slots[i] = (struct pollfd){ .fd = programs[i].fd, .events = POLLIN };
+			slots[i] = (struct pollfd){.fd = programs[i].fd, .events = POLLIN};
 		if (poll(slots, count, -1) < 0) {
 			if (errno == EINTR)
 				continue;
@@ -252,19 +217,6 @@ static int watch(void)
 		}
 	}
 	return good ? 0 : 1;
-}
-
-static int read_file(const char *path, char text[MAX_SPEC + 1])
-{
-	FILE *file = fopen(path, "re");
-	size_t n;
-
-	if (!file)
-		return -errno;
-	n = fread(text, 1, MAX_SPEC, file);
-	text[n] = '\0';
-	fclose(file);
-	return 0;
 }
 
 static void usage(void)
@@ -284,10 +236,10 @@ static void usage(void)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ 0 },
+		{"help", no_argument, NULL, 'h'},
+		{0},
 	};
-	static char text[MAX_SPEC + 1], spec[MAX_SPEC];
+	static char spec[CMDLINE_MAX];
 	char directory[2048];
 	unsigned int i;
 	int opt, rc;
@@ -302,16 +254,15 @@ int main(int argc, char **argv)
 		usage_error("unexpected '%s'", argv[optind + 1]);
 	if (optind < argc) {
 		if (strlen(argv[optind]) >= sizeof(spec))
-			usage_error("SPEC is longer than %d characters", MAX_SPEC - 1);
+			usage_error("SPEC is longer than %d characters", CMDLINE_MAX - 1);
 		strcpy(spec, argv[optind]);
 	} else {
-		rc = read_file("/proc/cmdline", text);
-		if (!rc)
-			rc = find_spec(text, spec);
+		rc = cmdline_value(PARAMETER, spec);
 		if (rc == -ENOENT)
 			return 0;
 		if (rc) {
-			fprintf(stderr, "launcher: cannot read pagurus.run from /proc/cmdline: %s\n",
+			fprintf(stderr,
+				"launcher: cannot read pagurus.run from /proc/cmdline: %s\n",
 				strerror(-rc));
 			return 1;
 		}

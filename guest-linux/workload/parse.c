@@ -68,8 +68,8 @@ uint64_t need_number(const char *option, const char *text, uint64_t min, uint64_
 	bool suffixed;
 
 	if (parse_suffixed(text, &value, &suffixed) || suffixed || value < min || value > max)
-		usage_error("%s got '%s', expects a number from %" PRIu64 " to %" PRIu64, option, text,
-			    min, max);
+		usage_error("%s got '%s', expects a number from %" PRIu64 " to %" PRIu64, option,
+			    text, min, max);
 	return value;
 }
 
@@ -79,12 +79,13 @@ uint64_t need_mebibytes(const char *option, const char *text, uint64_t min, uint
 	bool suffixed;
 
 	if (parse_suffixed(text, &value, &suffixed) || (!suffixed && value > UINT64_MAX / MIB))
-		usage_error("%s got '%s', expects MiB or a size such as 512K, 32M or 1G", option, text);
+		usage_error("%s got '%s', expects MiB or a size such as 512K, 32M or 1G", option,
+			    text);
 	if (!suffixed)
 		value *= MIB;
 	if (value < min || value > max)
-		usage_error("%s got '%s', expects %" PRIu64 " to %" PRIu64 " bytes", option, text, min,
-			    max);
+		usage_error("%s got '%s', expects %" PRIu64 " to %" PRIu64 " bytes", option, text,
+			    min, max);
 	return value;
 }
 

@@ -31,7 +31,7 @@ struct gaps {
 	_Atomic int64_t longest;      /* ns on CLOCK_BOOTTIME */
 	_Atomic int64_t longest_mono; /* ns on CLOCK_MONOTONIC */
 	_Atomic int64_t wall_jump;    /* ns, signed, largest by magnitude */
-	_Atomic uint64_t ticks;       /* since start, not exchanged */
+	_Atomic uint64_t ticks;	      /* since start, not exchanged */
 };
 
 static struct gaps gaps;
@@ -78,7 +78,7 @@ static void *tick(void *unused)
 /* Real-time priority where allowed; otherwise the gaps include waiting for the processor. */
 static int start_ticking(int realtime)
 {
-	struct sched_param param = { .sched_priority = TICK_PRIORITY };
+	struct sched_param param = {.sched_priority = TICK_PRIORITY};
 	pthread_t thread;
 	int rc;
 
@@ -86,7 +86,8 @@ static int start_ticking(int realtime)
 	if (rc)
 		return -rc;
 	if (realtime && pthread_setschedparam(thread, SCHED_FIFO, &param))
-		fprintf(stderr, "TICKER note: no permission for real-time priority, gaps include scheduling delays\n");
+		fprintf(stderr,
+			"TICKER note: no permission for real-time priority, gaps include scheduling delays\n");
 	return 0;
 }
 
@@ -129,12 +130,12 @@ int main(int argc, char **argv)
 {
 	enum { OPT_INTERVAL, OPT_REPORT, OPT_COUNT, OPT_NO_REALTIME, OPT_HELP };
 	static const struct option options[] = {
-		{ "interval", required_argument, NULL, OPT_INTERVAL },
-		{ "report", required_argument, NULL, OPT_REPORT },
-		{ "count", required_argument, NULL, OPT_COUNT },
-		{ "no-realtime", no_argument, NULL, OPT_NO_REALTIME },
-		{ "help", no_argument, NULL, OPT_HELP },
-		{ 0 },
+		{"interval", required_argument, NULL, OPT_INTERVAL},
+		{"report", required_argument, NULL, OPT_REPORT},
+		{"count", required_argument, NULL, OPT_COUNT},
+		{"no-realtime", no_argument, NULL, OPT_NO_REALTIME},
+		{"help", no_argument, NULL, OPT_HELP},
+		{0},
 	};
 	int64_t report_ns = NS_PER_S, longest = 0, next;
 	uint64_t count = 0, done;
@@ -143,10 +144,12 @@ int main(int argc, char **argv)
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (opt) {
 		case OPT_INTERVAL:
-			interval_ns = (int64_t)need_number("--interval", optarg, 1, 10000) * NS_PER_MS;
+			interval_ns =
+				(int64_t)need_number("--interval", optarg, 1, 10000) * NS_PER_MS;
 			break;
 		case OPT_REPORT:
-			report_ns = (int64_t)need_number("--report", optarg, 1, 3600000) * NS_PER_MS;
+			report_ns =
+				(int64_t)need_number("--report", optarg, 1, 3600000) * NS_PER_MS;
 			break;
 		case OPT_COUNT:
 			count = need_number("--count", optarg, 0, UINT32_MAX);

@@ -28,12 +28,12 @@
 #include "verify_registers.h"
 #include "verify_selftest.h"
 
-#define MAX_THREADS 64
-#define HOLDERS 2
+#define MAX_THREADS	     64
+#define HOLDERS		     2
 #define PAGES_BETWEEN_PAUSES 16
-#define CHURN_PAGES 32
-#define HOLD_SPINS (1 << 20)
-#define HOLD_SLEEP_NS (20 * NS_PER_MS)
+#define CHURN_PAGES	     32
+#define HOLD_SPINS	     (1 << 20)
+#define HOLD_SLEEP_NS	     (20 * NS_PER_MS)
 /* For what is wrong with this machine rather than with its memory. */
 #define EXIT_TROUBLE 3
 
@@ -76,7 +76,7 @@ static void *work(void *argument)
 {
 	struct worker *worker = argument;
 	struct page_set set = worker->set;
-	struct prng prng = { .state = prng_mix(settings.seed) + set.first };
+	struct prng prng = {.state = prng_mix(settings.seed) + set.first};
 	struct finding finding;
 	int64_t since = 0;
 	uint64_t i;
@@ -120,7 +120,7 @@ static void *churn(void *unused)
 
 static void *hold(void *argument)
 {
-	const struct timespec nap = { .tv_nsec = HOLD_SLEEP_NS };
+	const struct timespec nap = {.tv_nsec = HOLD_SLEEP_NS};
 	uintptr_t number = (uintptr_t)argument;
 	bool segment;
 	struct finding finding;
@@ -167,7 +167,7 @@ static void *map(uint64_t bytes)
 
 static void start_all(uint64_t pages)
 {
-	uint64_t (*memory)[VERIFY_PAGE_WORDS] = map(pages * VERIFY_PAGE_SIZE);
+	uint64_t(*memory)[VERIFY_PAGE_WORDS] = map(pages * VERIFY_PAGE_SIZE);
 	struct page_entry *table = map(pages * sizeof(*table));
 	uint64_t first = 0, share = pages / settings.threads;
 	uintptr_t i;
@@ -255,17 +255,26 @@ static void usage(void)
 
 int main(int argc, char **argv)
 {
-	enum { OPT_THREADS, OPT_REWRITE, OPT_CPU, OPT_SEED, OPT_REPORT, OPT_COUNT, OPT_TEST, OPT_HELP };
+	enum {
+		OPT_THREADS,
+		OPT_REWRITE,
+		OPT_CPU,
+		OPT_SEED,
+		OPT_REPORT,
+		OPT_COUNT,
+		OPT_TEST,
+		OPT_HELP
+	};
 	static const struct option options[] = {
-		{ "threads", required_argument, NULL, OPT_THREADS },
-		{ "rewrite", required_argument, NULL, OPT_REWRITE },
-		{ "cpu", required_argument, NULL, OPT_CPU },
-		{ "seed", required_argument, NULL, OPT_SEED },
-		{ "report", required_argument, NULL, OPT_REPORT },
-		{ "count", required_argument, NULL, OPT_COUNT },
-		{ "self-test", no_argument, NULL, OPT_TEST },
-		{ "help", no_argument, NULL, OPT_HELP },
-		{ 0 },
+		{"threads", required_argument, NULL, OPT_THREADS},
+		{"rewrite", required_argument, NULL, OPT_REWRITE},
+		{"cpu", required_argument, NULL, OPT_CPU},
+		{"seed", required_argument, NULL, OPT_SEED},
+		{"report", required_argument, NULL, OPT_REPORT},
+		{"count", required_argument, NULL, OPT_COUNT},
+		{"self-test", no_argument, NULL, OPT_TEST},
+		{"help", no_argument, NULL, OPT_HELP},
+		{0},
 	};
 	uint64_t pages, done;
 	int64_t next;
@@ -274,7 +283,8 @@ int main(int argc, char **argv)
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (opt) {
 		case OPT_THREADS:
-			settings.threads = (unsigned int)need_number("--threads", optarg, 1, MAX_THREADS);
+			settings.threads =
+				(unsigned int)need_number("--threads", optarg, 1, MAX_THREADS);
 			break;
 		case OPT_REWRITE:
 			settings.rewrite_percent =
@@ -303,8 +313,8 @@ int main(int argc, char **argv)
 		}
 	}
 	if (optind < argc)
-		settings.bytes = need_mebibytes("SIZE", argv[optind++], MAX_THREADS * VERIFY_PAGE_SIZE,
-						1ULL << 40);
+		settings.bytes = need_mebibytes("SIZE", argv[optind++],
+						MAX_THREADS * VERIFY_PAGE_SIZE, 1ULL << 40);
 	if (optind != argc)
 		usage_error("unexpected '%s'", argv[optind]);
 

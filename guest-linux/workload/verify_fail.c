@@ -7,10 +7,10 @@
 #include <unistd.h>
 
 static const char *const names[FINDING_KINDS] = {
-	[FINDING_NONE] = "none",	 [FINDING_CONTENT] = "content",
-	[FINDING_STALE] = "stale",	 [FINDING_FOREIGN] = "foreign",
-	[FINDING_ZERO] = "zero",	 [FINDING_CHECKSUM] = "checksum",
-	[FINDING_COUNT] = "count",	 [FINDING_REGISTER] = "register",
+	[FINDING_NONE] = "none",   [FINDING_CONTENT] = "content",
+	[FINDING_STALE] = "stale", [FINDING_FOREIGN] = "foreign",
+	[FINDING_ZERO] = "zero",   [FINDING_CHECKSUM] = "checksum",
+	[FINDING_COUNT] = "count", [FINDING_REGISTER] = "register",
 	[FINDING_CHURN] = "churn",
 };
 

@@ -13,22 +13,22 @@
 enum finding_kind {
 	FINDING_NONE,
 	FINDING_CONTENT,  /* a page differs from what was written, and is no page we know */
-	FINDING_STALE,    /* a page holds one of its older generations */
+	FINDING_STALE,	  /* a page holds one of its older generations */
 	FINDING_FOREIGN,  /* a page holds the content of another page */
-	FINDING_ZERO,     /* a page is all zero */
+	FINDING_ZERO,	  /* a page is all zero */
 	FINDING_CHECKSUM, /* a page is as expected, its checksum in the table is not */
-	FINDING_COUNT,    /* the generations in the table do not add up to what was written */
+	FINDING_COUNT,	  /* the generations in the table do not add up to what was written */
 	FINDING_REGISTER, /* a register did not keep its value */
-	FINDING_CHURN,    /* a page that was mapped, shared with a child or moved differs */
+	FINDING_CHURN,	  /* a page that was mapped, shared with a child or moved differs */
 	FINDING_KINDS,
 };
 
 struct finding {
 	enum finding_kind kind;
 	uint64_t address;  /* of the first wrong byte; registers: offset in the register image */
-	uint64_t page;     /* number of the page; registers: 0 */
+	uint64_t page;	   /* number of the page; registers: 0 */
 	uint64_t expected; /* the word that should be there */
-	uint64_t found;    /* the word that is there */
+	uint64_t found;	   /* the word that is there */
 	uint64_t detail;   /* stale: the old generation; foreign: the other page's number */
 };
 

@@ -13,8 +13,8 @@
 
 #include "prng.h"
 
-#define LCG_FACTOR 6364136223846793005ULL
-#define LCG_STEP 1442695040888963407ULL
+#define LCG_FACTOR	6364136223846793005ULL
+#define LCG_STEP	1442695040888963407ULL
 #define CHECKSUM_FACTOR 0xff51afd7ed558ccdULL
 #define CHECKSUM_ROTATE 23
 
@@ -137,7 +137,7 @@ struct finding pages_check(const struct page_set *set, uint64_t index)
 	const uint64_t *page = set->pages[index];
 	uint64_t state = start(set->seed, set->first + index, entry->generation);
 	uint64_t difference = 0, sum = 0;
-	struct finding finding = { .kind = FINDING_NONE };
+	struct finding finding = {.kind = FINDING_NONE};
 	size_t i;
 
 	for (i = 0; i < VERIFY_PAGE_WORDS; i++) {
@@ -176,7 +176,7 @@ void pages_rewrite(struct page_set *set, uint64_t index)
 
 struct finding pages_check_sum(const struct page_set *set)
 {
-	struct finding finding = { .kind = FINDING_NONE };
+	struct finding finding = {.kind = FINDING_NONE};
 	uint64_t sum = 0, i;
 
 	for (i = 0; i < set->count; i++)

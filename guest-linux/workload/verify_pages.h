@@ -21,7 +21,7 @@
 
 #include "verify_fail.h"
 
-#define VERIFY_PAGE_SIZE 4096
+#define VERIFY_PAGE_SIZE  4096
 #define VERIFY_PAGE_WORDS (VERIFY_PAGE_SIZE / sizeof(uint64_t))
 
 struct page_entry {
@@ -33,7 +33,7 @@ struct page_set {
 	uint64_t (*pages)[VERIFY_PAGE_WORDS]; /* page-aligned, not owned */
 	struct page_entry *table;	      /* one entry a page, not owned */
 	uint64_t count;			      /* pages, 1 or more */
-	uint64_t first;			      /* number of the first page, for (seed, page, generation) */
+	uint64_t first; /* number of the first page, for (seed, page, generation) */
 	uint64_t seed;
 	uint64_t generations; /* sum of all generations in the table */
 };

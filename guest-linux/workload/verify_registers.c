@@ -21,10 +21,10 @@ _Static_assert(offsetof(struct register_image, vector) == 256, "hold.S knows thi
 
 /* Exceptions masked as the ABI wants them, but rounding, precision and flushing unlike the default. */
 #define X87_CONTROL 0x0a7f
-#define MXCSR 0xbf80
+#define MXCSR	    0xbf80
 
 #define X87_EXPONENT_ONE 0x3fff
-#define SEGMENT_WORD 0x70616775727573aaULL
+#define SEGMENT_WORD	 0x70616775727573aaULL
 
 int hold_registers(const struct register_image *in, struct register_image *out, uint64_t spins,
 		   const struct timespec *sleep, unsigned int level);
@@ -55,11 +55,11 @@ void registers_fill(struct register_image *image, uint64_t seed, enum vector_lev
 	static const struct {
 		unsigned int registers, bytes;
 	} shape[] = {
-		[VECTOR_SSE] = { 16, 16 },
-		[VECTOR_AVX] = { 16, 32 },
-		[VECTOR_AVX512] = { VECTOR_REGISTERS, VECTOR_BYTES },
+		[VECTOR_SSE] = {16, 16},
+		[VECTOR_AVX] = {16, 32},
+		[VECTOR_AVX512] = {VECTOR_REGISTERS, VECTOR_BYTES},
 	};
-	struct prng prng = { .state = seed };
+	struct prng prng = {.state = seed};
 	unsigned int i, j;
 	uint64_t word;
 
@@ -89,7 +89,7 @@ void registers_fill(struct register_image *image, uint64_t seed, enum vector_lev
 
 struct finding registers_compare(const struct register_image *in, const struct register_image *out)
 {
-	struct finding finding = { .kind = FINDING_NONE };
+	struct finding finding = {.kind = FINDING_NONE};
 	const uint8_t *expected = (const uint8_t *)in, *found = (const uint8_t *)out;
 	size_t i;
 
@@ -153,7 +153,7 @@ int segment_set(bool ldt)
 
 struct finding segment_check(void)
 {
-	struct finding finding = { .kind = FINDING_NONE };
+	struct finding finding = {.kind = FINDING_NONE};
 	uint64_t word = segment_read();
 
 	if (word == SEGMENT_WORD)

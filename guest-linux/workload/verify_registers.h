@@ -21,12 +21,12 @@ enum vector_level {
 	VECTOR_AVX512, /* 32 of 64 bytes and 8 masks */
 };
 
-#define VECTOR_REGISTERS 32
-#define VECTOR_BYTES 64
+#define VECTOR_REGISTERS  32
+#define VECTOR_BYTES	  64
 #define GENERAL_REGISTERS 9
-#define X87_REGISTERS 8
-#define X87_BYTES 10
-#define MASK_REGISTERS 8
+#define X87_REGISTERS	  8
+#define X87_BYTES	  10
+#define MASK_REGISTERS	  8
 
 /* Layout known to hold.S. Parts that a level does not load are zero and stay so. */
 struct register_image {

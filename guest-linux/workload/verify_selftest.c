@@ -20,19 +20,19 @@
 #include "verify_pages.h"
 #include "verify_registers.h"
 
-#define PAGES 16
-#define SEED 20240607
+#define PAGES	    16
+#define SEED	    20240607
 #define WARM_PASSES 3
 
 /* Layout of the signal frame's extended state (Intel SDM volume 1, 13.4; Linux sigcontext.h). */
 #define XSTATE_SOFTWARE 464
-#define XSTATE_MAGIC 0x46505853
-#define XSTATE_HEADER 512
-#define XSTATE_AVX_BIT 4
-#define XSTATE_AVX 576
+#define XSTATE_MAGIC	0x46505853
+#define XSTATE_HEADER	512
+#define XSTATE_AVX_BIT	4
+#define XSTATE_AVX	576
 
 /* Long enough for the alarm to come while the registers are held. */
-#define HOLD_NS 200000000
+#define HOLD_NS	 200000000
 #define ALARM_US 20000
 
 static uint64_t memory[PAGES][VERIFY_PAGE_WORDS] __attribute__((aligned(VERIFY_PAGE_SIZE)));
@@ -65,7 +65,11 @@ static struct finding pass(const struct page_set *set)
 static struct page_set fresh_set(void)
 {
 	struct page_set set = {
-		.pages = memory, .table = table, .count = PAGES, .first = 7, .seed = SEED,
+		.pages = memory,
+		.table = table,
+		.count = PAGES,
+		.first = 7,
+		.seed = SEED,
 	};
 	uint64_t i;
 	int round;
@@ -242,8 +246,8 @@ static void corrupt(int signal, siginfo_t *info, void *context)
 
 static void hold(const char *name, enum corruption what, bool sleeping)
 {
-	const struct timespec nap = { .tv_nsec = HOLD_NS };
-	const struct itimerval alarm = { .it_value.tv_usec = ALARM_US };
+	const struct timespec nap = {.tv_nsec = HOLD_NS};
+	const struct itimerval alarm = {.it_value.tv_usec = ALARM_US};
 	enum finding_kind expected = what == CORRUPT_NOTHING ? FINDING_NONE : FINDING_REGISTER;
 	uint64_t spins = 1 << 20;
 	struct finding finding;
@@ -265,7 +269,7 @@ static void hold(const char *name, enum corruption what, bool sleeping)
 
 static void test_registers(void)
 {
-	struct sigaction action = { .sa_sigaction = corrupt, .sa_flags = SA_SIGINFO };
+	struct sigaction action = {.sa_sigaction = corrupt, .sa_flags = SA_SIGINFO};
 
 	sigaction(SIGALRM, &action, NULL);
 	hold("registers spinning, untouched", CORRUPT_NOTHING, false);
@@ -287,7 +291,8 @@ static void test_segments(void)
 	rc = segment_set(true);
 	/* A kernel without modify_ldt has nothing to keep. */
 	if (rc != -ENOSYS)
-		verdict("GS by the LDT", !rc && segment_check().kind == FINDING_NONE, "word not found");
+		verdict("GS by the LDT", !rc && segment_check().kind == FINDING_NONE,
+			"word not found");
 }
 
 static void test_churn(void)
