@@ -11,8 +11,9 @@ READY = re.compile(rb"lab: host \S+ is ready")
 FATAL = re.compile(rb"lab: initramfs: .*|Kernel panic[^\r\n]*|\(XEN\) Panic on CPU[^\r\n]*|\(XEN\) Xen BUG[^\r\n]*")
 SAY_EVERY = 10
 
-# The guests' disk is mounted now and not at boot: its contents may be newer than the boot.
-PREPARE = "mountpoint -q /var/lib/pagurus/guests || mount -o noatime /dev/vdb /var/lib/pagurus/guests"
+# A host that was saved after its boot has an old clock. The guests' disk is mounted now and not at
+# boot: its contents may be newer than the boot.
+PREPARE = "date -s @{now:.3f} >/dev/null; mountpoint -q /var/lib/pagurus/guests || mount -o noatime /dev/vdb /var/lib/pagurus/guests"
 
 
 def log_size(place, host):
@@ -53,6 +54,6 @@ def wait(place, host, since, seconds):
 def finish(place, host, root, seconds):
     """Connects to a host that is ready and prepares it for use."""
     ssh.open_master(place, host, root, seconds)
-    done = ssh.run(place, host, root, PREPARE, seconds, capture_output=True, text=True)
+    done = ssh.run(place, host, root, PREPARE.format(now=time.time()), seconds, capture_output=True, text=True)
     if done.returncode != 0:
         raise LabError(f"host {host} cannot be prepared: {done.stderr.strip()}")

@@ -3,6 +3,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from labkit import network
 from labkit.errors import LabError
 
 BINARY = "qemu-system-x86_64"
+KILL_SECONDS = 30
 
 # A PV dom0 sees machine addresses in its own way: virtio must go through its DMA interface.
 VIRTIO = "iommu_platform=on,disable-legacy=on"
@@ -30,13 +32,18 @@ def _comma(text):
     return text.replace(",", ",,")
 
 
-def command_line(place, host, options):
-    """The whole command line of a host; options as lab up stored them."""
+def command_line(place, host, options, memory=None, incoming=False):
+    """
+    The whole command line of a host; options as lab up stored them.
+
+    memory is a pair (file, "on" or "off"): the host's memory is that file, written to or private.
+    With incoming the machine waits for the state of another.
+    """
     root = options["root"]
     kernel = options["kernel"]
     xen = f"console=com1 com1=115200,8n1 dom0_mem={options['dom0_mem']}M,max:{options['dom0_mem']}M" \
           f" loglvl=warning guest_loglvl=warning noreboot {options['xen_args']}".strip()
-    linux = f"console=hvc0 lab.host={host} lab.hosts={len(options['hosts'])} {options['dom0_args']}".strip()
+    linux = f"console=hvc0 lab.host={host} {options['dom0_args']}".strip()
     manage, between = network.taps(host)
     words = [
         BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-name", f"{place.name}-{host}",
@@ -57,6 +64,11 @@ def command_line(place, host, options):
         words += ["-netdev", f"tap,id=net{card},ifname={tap},script=no,downscript=no",
                   "-device", f"virtio-net-pci,netdev=net{card},mac={network.mac(host, card)},romfile=,"
                              f"{VIRTIO},addr={6 + card:#x}"]
+    if memory:
+        words += ["-object", f"memory-backend-file,id=ram,size={options['mem']}M,mem-path={memory[0]},share={memory[1]}",
+                  "-machine", "memory-backend=ram"]
+    if incoming:
+        words += ["-incoming", "defer"]
     return words + options["qemu_args"]
 
 
@@ -74,15 +86,15 @@ def pid(place, host):
     return number if mine in words else None
 
 
-def start(place, host, options):
-    """Starts the host's QEMU and returns when it listens on its QMP socket."""
+def start(place, host, options, **kwargs):
+    """Starts the host's QEMU and returns when it listens on its monitor; kwargs as for command_line."""
     for item in ("console.sock", "qmp.sock"):
         if os.path.exists(place.host(host, item)):
             os.unlink(place.host(host, item))
     log = place.host(host, "qemu.log")
     with open(log, "ab") as output:
         process = subprocess.Popen(  # pylint: disable=consider-using-with
-            ["nsenter", f"--net={network.path(place.netns)}"] + command_line(place, host, options),
+            ["nsenter", f"--net={network.path(place.netns)}"] + command_line(place, host, options, **kwargs),
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
     with open(place.host(host, "qemu.pid"), "w", encoding="ascii") as file:
         file.write(str(process.pid))
@@ -99,26 +111,27 @@ def _tail(path):
 
 
 def kill(place, host):
-    """Ends the host's QEMU at once, as a power cut would; returns when it is gone."""
+    """
+    Ends the host's QEMU at once, as a power cut would; returns when it is gone and has let go of
+    its network cards and disks. False when it did not run.
+    """
     number = pid(place, host)
     if number is None:
         return False
-    os.kill(number, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while pid(place, host) is not None and not _zombie(number):
-        if time.monotonic() > deadline:
-            raise LabError(f"QEMU of host {host} (process {number}) does not end 30 s after SIGKILL:"
-                           " it waits for the disk or the kernel; try again later")
-        time.sleep(0.01)
-    return True
-
-
-def _zombie(number):
     try:
-        with open(f"/proc/{number}/stat", encoding="ascii") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
+        handle = os.pidfd_open(number)
+    except ProcessLookupError:
         return True
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        if not select.select([handle], [], [], KILL_SECONDS)[0]:
+            raise LabError(f"QEMU of host {host} (process {number}) does not end {KILL_SECONDS} s after SIGKILL:"
+                           " it waits for the disk or the kernel; try again later")
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(handle)
+    return True
 
 
 class Qmp:
@@ -128,13 +141,15 @@ class Qmp:
         self.host = host
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(120)
+        self.file = self.socket.makefile("rw", encoding="utf-8")
         try:
             self.socket.connect(place.host(host, "qmp.sock"))
+            self.file.readline()
+            self.ask("qmp_capabilities")
         except OSError as error:
-            raise LabError(f"QEMU of host {host} does not answer on its monitor: {error}") from error
-        self.file = self.socket.makefile("rw", encoding="utf-8")
-        self.file.readline()
-        self.ask("qmp_capabilities")
+            self.socket.close()
+            raise LabError(f"QEMU of host {host} does not answer on its monitor: {error}; what it said:"
+                           f" {_tail(place.host(host, 'qemu.log'))}") from error
 
     def ask(self, command, **arguments):
         """Runs one command and returns what it returns; events in between are dropped."""
@@ -149,6 +164,18 @@ class Qmp:
                 raise LabError(f"QEMU of host {self.host} refuses {command}: {answer['error']['desc']}")
             if "return" in answer:
                 return answer["return"]
+
+    def migrated(self, seconds):
+        """Waits for a migration that was started, in either direction."""
+        deadline = time.monotonic() + seconds
+        while True:
+            info = self.ask("query-migrate")
+            if info.get("status") == "completed":
+                return
+            if info.get("status") == "failed" or time.monotonic() > deadline:
+                raise LabError(f"QEMU of host {self.host} could not save or load its state:"
+                               f" {info.get('error-desc', info.get('status'))}; lab up --fresh does without")
+            time.sleep(0.02)
 
     def __enter__(self):
         return self

@@ -5,12 +5,30 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
-from labkit import boot, console, guests, logscan, network, project, qemu, root, ssh, state
+from labkit import boot, console, guests, logscan, network, project, qemu, root, ssh, state, warm
 from labkit.errors import LabError, say
 from labkit.place import HOST_NAMES
 
 GUEST_LOGS = "cd /var/log/xen/console && tar -cf - --ignore-failed-read guest-*.log"
+
+
+def _power_on(place, hosts, options, fresh):
+    """Boots the hosts, or goes on from hosts that were saved after their boot; returns when they are usable."""
+    folders = {} if fresh else warm.prepare(place, hosts, options)
+    say(f"{'booting' if fresh else 'starting'} {', '.join(hosts)}")
+
+    def one(host):
+        if fresh:
+            qemu.start(place, host, options)
+            boot.wait(place, host, 0, options["wait"])
+        else:
+            warm.resume(place, host, options, folders[host])
+        boot.finish(place, host, options["root"], options["wait"])
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(one, hosts))
 
 
 def up(place, args):
@@ -44,12 +62,7 @@ def up(place, args):
                 os.makedirs(place.host(host), mode=0o700)
                 qemu.make_overlay(place.disk(host, "root.qcow2"), os.path.join(options["root"], "root.img"), "raw")
                 qemu.make_overlay(place.disk(host, "guests.qcow2"), guests_disk, "raw")
-            say(f"booting {', '.join(names)}")
-            for host in names:
-                qemu.start(place, host, options)
-            for host in names:
-                boot.wait(place, host, 0, args.wait)
-                boot.finish(place, host, options["root"], args.wait)
+            _power_on(place, names, options, args.fresh)
             if not args.no_install:
                 project.push(place, names, options["root"])
         except BaseException:
