@@ -128,6 +128,8 @@ struct source_params {
 	bool verify;
 	bool dry_run; /* stop after PRECHECK */
 	bool keep;    /* source_save: let the guest go on afterwards; migrate: not allowed */
+	const char *
+		capture_dir; /* write what is sent on channel N to source-N.bin there; NULL: do not */
 	unsigned suspend_timeout_ms;   /* 0: 60000 */
 	unsigned reconnect_ms;	       /* how long to try to get a lost connection back; 0: 30000 */
 	unsigned reconnect_stopped_ms; /* the same while the guest stands still; 0: 10000 */
