@@ -22,7 +22,8 @@ static const uint8_t zeroes[8];
 
 uint32_t stream_crc(uint32_t crc, const void *data, size_t length)
 {
-	return libdeflate_crc32(crc, data, length);
+	/* libdeflate takes a null buffer for "give me the initial value". */
+	return length ? libdeflate_crc32(crc, data, length) : crc;
 }
 
 uint64_t stream_page_digest(uint64_t pfn, uint32_t page_crc)
