@@ -502,8 +502,9 @@ static void tick(void *ctx, struct session_progress *progress)
 	pthread_mutex_unlock(&s->lock);
 	progress->bytes_sent = bytes;
 	progress->pages_done = atomic_load(&s->pages_done);
+	/* HELLO is a stream's first word. */
 	if (!s->file)
-		for (unsigned i = 0; i < s->nr; i++)
+		for (unsigned i = 0; i < s->nr && s->have_reply; i++)
 			lane_keepalive(&s->lanes[i].lane, SESSION_KEEPALIVE_NS);
 }
 
