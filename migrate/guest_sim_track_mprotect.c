@@ -38,8 +38,9 @@ struct mprotect_tracker {
 };
 
 /*
- * What the signal handler looks through. A tracker is freed only when no handler can be inside (see `inside`). Its range stays in the slot, for
- * a thread that faulted just before stop() made memory writable may reach the handler after it.
+ * What the signal handler looks through. A tracker is freed only when no handler can be inside (see `inside`). Its range stays in the slot:
+ * a thread that faulted just before stop() made memory writable may reach the handler after it, and shall just try again. It may do so once
+ * in every epoch, which each stop() begins; a second fault in the same epoch is no late one.
  */
 static struct {
 	_Atomic(struct mprotect_tracker *) tracker;
@@ -47,9 +48,12 @@ static struct {
 	atomic_size_t bytes;
 } active[TRACKERS_MAX];
 static atomic_uint inside;
-static _Thread_local void *late; /* the last fault in a range that is not logged any more */
+static atomic_uint_fast64_t epoch = 1;
+static _Thread_local void *late;
+static _Thread_local uint64_t late_epoch;
 static pthread_mutex_t setup_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool installed; /* under setup_lock; the handler stays for the life of the process */
+static unsigned next_slot; /* under setup_lock; the slot left longest is used first */
+static bool installed;	   /* under setup_lock; the handler stays for the life of the process */
 static struct sigaction previous;
 
 static struct mprotect_tracker *mprotect_of(struct sim_tracker *t)
@@ -85,6 +89,11 @@ static void let_write(struct mprotect_tracker *p, uint8_t *address)
 	}
 }
 
+static bool within(const uint8_t *address, const uint8_t *base, size_t bytes)
+{
+	return address >= base && address < base + bytes;
+}
+
 /* In the writer's thread, in a signal handler: atomics and mprotect() only. */
 static bool found_write(uint8_t *address)
 {
@@ -93,23 +102,23 @@ static bool found_write(uint8_t *address)
 	atomic_fetch_add(&inside, 1);
 	for (unsigned i = 0; i < TRACKERS_MAX && !ours; i++) {
 		struct mprotect_tracker *p = atomic_load(&active[i].tracker);
-		uint8_t *base = atomic_load(&active[i].base);
 
-		if (address < base || address >= base + atomic_load(&active[i].bytes))
-			continue;
-		was_ours = true;
-		if (p) {
-			ours = true;
+		if (p && within(address, p->base, p->pages * PGR_PAGE_SIZE)) {
 			let_write(p, address);
+			ours = true;
+		} else if (within(address, atomic_load(&active[i].base),
+				  atomic_load(&active[i].bytes))) {
+			was_ours = true;
 		}
 	}
 	atomic_fetch_sub(&inside, 1);
-	if (ours) {
-		late = NULL;
-	} else if (was_ours && late != address) {
-		/* Try the write once more; when it faults again it was no late one. */
+	if (!ours && was_ours) {
+		/* Read after the slots: who saw one emptied sees the epoch that this began. */
+		uint64_t now = atomic_load(&epoch);
+
+		ours = late != address || late_epoch != now;
 		late = address;
-		ours = true;
+		late_epoch = now;
 	}
 	return ours;
 }
@@ -131,17 +140,33 @@ static void on_segv(int sig, siginfo_t *info, void *context)
 	errno = saved;
 }
 
+/* The slot that had this range last, else the one left longest ago. TRACKERS_MAX: all are in use. */
+static unsigned choose_slot(const uint8_t *base)
+{
+	for (unsigned i = 0; i < TRACKERS_MAX; i++)
+		if (!atomic_load(&active[i].tracker) && atomic_load(&active[i].base) == base)
+			return i;
+	for (unsigned i = 0; i < TRACKERS_MAX; i++) {
+		unsigned slot = (next_slot + i) % TRACKERS_MAX;
+
+		if (!atomic_load(&active[slot].tracker)) {
+			next_slot = slot + 1;
+			return slot;
+		}
+	}
+	return TRACKERS_MAX;
+}
+
 static int enter(struct mprotect_tracker *p, struct pgr_error *err)
 {
 	struct sigaction sa = {.sa_sigaction = on_segv,
 			       .sa_flags = SA_SIGINFO | SA_RESTART | SA_NODEFER};
+	unsigned slot;
 	int rc = 0;
-	unsigned slot = 0;
 
 	sigemptyset(&sa.sa_mask);
 	pthread_mutex_lock(&setup_lock);
-	while (slot < TRACKERS_MAX && atomic_load(&active[slot].tracker))
-		slot++;
+	slot = choose_slot(p->base);
 	if (slot == TRACKERS_MAX)
 		rc = pgr_fail(
 			err, -EBUSY,
@@ -151,10 +176,9 @@ static int enter(struct mprotect_tracker *p, struct pgr_error *err)
 		rc = pgr_fail_errno(err, -errno, "guest_sim: cannot handle SIGSEGV");
 	if (!rc) {
 		installed = true;
-		atomic_store(&active[slot].bytes, 0);
 		atomic_store(&active[slot].base, p->base);
-		atomic_store(&active[slot].tracker, p);
 		atomic_store(&active[slot].bytes, p->pages * PGR_PAGE_SIZE);
+		atomic_store(&active[slot].tracker, p);
 	}
 	pthread_mutex_unlock(&setup_lock);
 	return rc;
@@ -163,6 +187,7 @@ static int enter(struct mprotect_tracker *p, struct pgr_error *err)
 static void leave(struct mprotect_tracker *p)
 {
 	pthread_mutex_lock(&setup_lock);
+	atomic_fetch_add(&epoch, 1);
 	for (unsigned i = 0; i < TRACKERS_MAX; i++)
 		if (atomic_load(&active[i].tracker) == p)
 			atomic_store(&active[i].tracker, NULL);

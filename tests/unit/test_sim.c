@@ -1260,7 +1260,7 @@ static void fails_and_recovers(enum guest_sim_fault_point p, unsigned nth)
 	struct pgr_error err = PGR_ERROR_NONE;
 	int rc;
 
-	o.memory = MIB;
+	o.memory = 2 * MIB; /* two batches in the first round, whatever the guest writes */
 	o.page_table_pages = 9;
 	o.workload.working_set = MIB / 8;
 	s = make_source(&o, at_sink ? NULL : &f);
