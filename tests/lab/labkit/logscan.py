@@ -9,7 +9,7 @@ from labkit.place import LAB
 ALLOWED = os.path.join(LAB, "warnings-allowed")
 
 SUSPICIOUS = re.compile(
-    r"WARNING|\bBUG\b|\bOops\b|[Pp]anic|Call Trace|\(XEN\) \*\*\*|\(XEN\).*(Assertion|FATAL|[Ee]rror|[Ww]arning|WARN)"
+    r"WARNING|\bBUG\b|\bOops\b|[Pp]anic( -|:| on)|Call Trace|\(XEN\) .*(Assertion|FATAL|Error:|[Ww]arning:|Unhandled|\bfault\b)"
     r"|soft lockup|hard LOCKUP|hung_task|blocked for more than|rcu.*(stall|detected)|general protection"
     r"|double fault|unable to handle|bad page|page allocation failure|[Oo]ut of memory|oom-kill|segfault"
     r"|traps: |I/O error|EXT4-fs (error|warning)|watchdog|clocksource.*unstable|nobody cared|use-after-free"
