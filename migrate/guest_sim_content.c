@@ -38,39 +38,46 @@ uint64_t sim_now_ns(void)
 /* ---- text ---- */
 
 /* A vocabulary of 64 words: like a log file or a configuration, LZ4 halves it or better. */
-static const char *const vocabulary[64] = {
-	"the ",		"of ",
-	"guest ",	"memory ",
-	"page ",	"is ",
-	"to ",		"and ",
-	"frame ",	"dirty ",
-	"round ",	"0x",
-	"error: ",	"warning: ",
-	"systemd[1]: ", "kernel: ",
-	"started ",	"stopped ",
-	"device ",	"eth0 ",
-	"value=",	"name=",
-	"true\n",	"false\n",
-	"127.0.0.1 ",	"GET /index.html ",
-	"200 ",		"404 ",
-	"HTTP/1.1\n",	"user ",
-	"root ",	"session ",
-	"opened ",	"closed ",
-	"for ",		"with ",
-	"from ",	"at ",
-	"port ",	"connection ",
-	"accepted ",	"service ",
-	"daemon ",	"version ",
-	"library ",	"config ",
-	"/usr/lib/",	"/etc/",
-	"/var/log/",	".so\n",
-	"int ",		"return ",
-	"if (",		");\n",
-	"static ",	"void ",
-	"struct ",	"const ",
-	"char ",	"{\n",
-	"}\n",		"\n",
-	"\t",		"; ",
+#define W(text)                        \
+	{                              \
+		sizeof(text) - 1, text \
+	}
+static const struct {
+	size_t length;
+	const char *text;
+} vocabulary[64] = {
+	W("the "),	   W("of "),
+	W("guest "),	   W("memory "),
+	W("page "),	   W("is "),
+	W("to "),	   W("and "),
+	W("frame "),	   W("dirty "),
+	W("round "),	   W("0x"),
+	W("error: "),	   W("warning: "),
+	W("systemd[1]: "), W("kernel: "),
+	W("started "),	   W("stopped "),
+	W("device "),	   W("eth0 "),
+	W("value="),	   W("name="),
+	W("true\n"),	   W("false\n"),
+	W("127.0.0.1 "),   W("GET /index.html "),
+	W("200 "),	   W("404 "),
+	W("HTTP/1.1\n"),   W("user "),
+	W("root "),	   W("session "),
+	W("opened "),	   W("closed "),
+	W("for "),	   W("with "),
+	W("from "),	   W("at "),
+	W("port "),	   W("connection "),
+	W("accepted "),	   W("service "),
+	W("daemon "),	   W("version "),
+	W("library "),	   W("config "),
+	W("/usr/lib/"),	   W("/etc/"),
+	W("/var/log/"),	   W(".so\n"),
+	W("int "),	   W("return "),
+	W("if ("),	   W(");\n"),
+	W("static "),	   W("void "),
+	W("struct "),	   W("const "),
+	W("char "),	   W("{\n"),
+	W("}\n"),	   W("\n"),
+	W("\t"),	   W("; "),
 };
 
 static void fill_text(uint64_t seed, uint8_t *to, size_t length)
@@ -82,12 +89,11 @@ static void fill_text(uint64_t seed, uint8_t *to, size_t length)
 
 		/* Nine words of 6 bits and, once in a while, a number that nothing predicts. */
 		for (unsigned i = 0; i < 9 && at < length; i++, r >>= 6) {
-			const char *word = vocabulary[r & 63];
-			size_t n = strlen(word);
+			size_t n = vocabulary[r & 63].length;
 
 			if (n > length - at)
 				n = length - at;
-			memcpy(to + at, word, n);
+			memcpy(to + at, vocabulary[r & 63].text, n);
 			at += n;
 		}
 		for (unsigned i = 0; i < 4 && at < length; i++, r >>= 2)

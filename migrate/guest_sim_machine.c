@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A guest that ends need not answer; its threads are joined anyway. */
 #define MEMORY_MIN 65536u
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -102,8 +101,10 @@ int sim_machine_create(const char *name, const uint8_t uuid[16], uint64_t nr_pfn
 	struct guest_sim *g = calloc(1, sizeof(*g));
 	int rc;
 
-	if (!g)
-		return pgr_fail(err, -ENOMEM, "guest_sim: no memory for a guest");
+	if (!g) {
+		pgr_fail(err, -ENOMEM, "guest_sim: no memory for a guest");
+		return -ENOMEM;
+	}
 	snprintf(g->name, sizeof(g->name), "%s", name);
 	memcpy(g->uuid, uuid, sizeof(g->uuid));
 	g->vcpus = vcpus;

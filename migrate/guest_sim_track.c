@@ -20,13 +20,15 @@ const char *guest_sim_track_name(enum guest_sim_track t)
 	return (unsigned)t < sizeof(trackers) / sizeof(trackers[0]) ? trackers[t].name : "unknown";
 }
 
+#define PROBE_BYTES (2 * (size_t)PGR_PAGE_SIZE)
+
 /* Let it find one write. A kernel may know a call and still refuse it, so nothing less is proof. */
 static bool tracker_finds_a_write(const struct sim_tracker_ops *ops)
 {
 	struct sim_tracker *t = NULL;
 	uint64_t dirty = 0;
 	bool works = false;
-	uint8_t *probe = mmap(NULL, 2 * PGR_PAGE_SIZE, PROT_READ | PROT_WRITE,
+	uint8_t *probe = mmap(NULL, PROBE_BYTES, PROT_READ | PROT_WRITE,
 			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
 	if (probe == MAP_FAILED)
@@ -36,7 +38,7 @@ static bool tracker_finds_a_write(const struct sim_tracker_ops *ops)
 		works = !ops->clean(t, &dirty, NULL) && dirty == 2;
 		ops->stop(t);
 	}
-	munmap(probe, 2 * PGR_PAGE_SIZE);
+	munmap(probe, PROBE_BYTES);
 	return works;
 }
 

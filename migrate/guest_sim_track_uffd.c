@@ -147,8 +147,10 @@ static int uffd_new(const struct sim_tracker_ops *ops, uint8_t *base, uint64_t p
 	struct uffd_tracker *u = calloc(1, sizeof(*u));
 	int rc;
 
-	if (!u)
-		return pgr_fail(err, -ENOMEM, "guest_sim: no memory for a tracker");
+	if (!u) {
+		pgr_fail(err, -ENOMEM, "guest_sim: no memory for a tracker");
+		return -ENOMEM;
+	}
 	*u = (struct uffd_tracker){
 		.tracker.ops = ops, .base = base, .pages = pages, .quit_fd = -1, .pagemap_fd = -1};
 	pthread_mutex_init(&u->lock, NULL);
@@ -158,8 +160,9 @@ static int uffd_new(const struct sim_tracker_ops *ops, uint8_t *base, uint64_t p
 		goto fail;
 	}
 	if (ioctl(u->fd, UFFDIO_REGISTER, &reg)) {
-		rc = pgr_fail_errno(
-			err, -errno,
+		rc = -errno;
+		pgr_fail_errno(
+			err, rc,
 			"guest_sim: userfaultfd refuses write protection of anonymous memory");
 		goto fail;
 	}

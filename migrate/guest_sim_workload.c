@@ -72,7 +72,7 @@ static void page_write(const struct sim_workload *w, struct sim_page_state *p)
 	p->generation++;
 	chunk = p->generation % chunk_count(w);
 	sim_content_fill(w->content, chunk_seed(w, p->pfn, p->generation),
-			 body + chunk * w->write_bytes, chunk_bytes(w, chunk));
+			 body + (size_t)chunk * w->write_bytes, chunk_bytes(w, chunk));
 	page_begin(w, p);
 }
 
@@ -108,8 +108,8 @@ static bool page_right(const struct sim_workload *w, const struct sim_page_state
 			continue;
 		sim_content_fill(w->content, chunk_seed(w, p->pfn, p->generation - age), expected,
 				 chunk_bytes(w, chunk));
-		if (memcmp(expected, page + sizeof(head) + chunk * w->write_bytes,
-			   chunk_bytes(w, chunk))) {
+		if (0 != memcmp(expected, page + sizeof(head) + (size_t)chunk * w->write_bytes,
+				chunk_bytes(w, chunk))) {
 			snprintf(why, 200,
 				 "pfn %" PRIu32 ", generation %" PRIu32
 				 ": bytes %u to %u are not those of write %" PRIu32,
