@@ -68,7 +68,7 @@ static void *lookup_thread(void *arg)
 {
 	struct lookup *l = arg;
 
-	l->status = tcp_getaddrinfo(l->host, l->port, AI_ADDRCONFIG, &l->list);
+	l->status = tcp_getaddrinfo(l->host, l->port, 0, &l->list);
 	eventfd_write(l->done, 1);
 	lookup_put(l);
 	return NULL;
