@@ -136,9 +136,10 @@ static void uffd_free(struct uffd_tracker *u)
 	free(u);
 }
 
-/* The descriptor, registered over the memory; nothing is protected yet. */
-static int uffd_new(const struct sim_tracker_ops *ops, uint8_t *base, uint64_t pages,
-		    uint64_t features, struct uffd_tracker **out, struct pgr_error *err)
+/* The descriptor, registered over the memory; nothing is protected yet. NULL: *code says why. */
+static struct uffd_tracker *uffd_new(const struct sim_tracker_ops *ops, uint8_t *base,
+				     uint64_t pages, uint64_t features, int *code,
+				     struct pgr_error *err)
 {
 	struct uffdio_register reg = {
 		.range = {(uint64_t)(uintptr_t)base, pages * PGR_PAGE_SIZE},
@@ -149,7 +150,8 @@ static int uffd_new(const struct sim_tracker_ops *ops, uint8_t *base, uint64_t p
 
 	if (!u) {
 		pgr_fail(err, -ENOMEM, "guest_sim: no memory for a tracker");
-		return -ENOMEM;
+		*code = -ENOMEM;
+		return NULL;
 	}
 	*u = (struct uffd_tracker){
 		.tracker.ops = ops, .base = base, .pages = pages, .quit_fd = -1, .pagemap_fd = -1};
@@ -166,11 +168,11 @@ static int uffd_new(const struct sim_tracker_ops *ops, uint8_t *base, uint64_t p
 			"guest_sim: userfaultfd refuses write protection of anonymous memory");
 		goto fail;
 	}
-	*out = u;
-	return 0;
+	return u;
 fail:
 	uffd_free(u);
-	return rc;
+	*code = rc;
+	return NULL;
 }
 
 /* Unregistering takes the protection away and wakes writers that wait. */
@@ -234,10 +236,11 @@ static void uffd_stop(struct sim_tracker *t)
 static int uffd_start(uint8_t *base, uint64_t pages, struct sim_tracker **out,
 		      struct pgr_error *err)
 {
-	struct uffd_tracker *u;
-	int rc = uffd_new(&sim_track_uffd, base, pages, UFFD_FEATURE_PAGEFAULT_FLAG_WP, &u, err);
+	int rc = 0;
+	struct uffd_tracker *u =
+		uffd_new(&sim_track_uffd, base, pages, UFFD_FEATURE_PAGEFAULT_FLAG_WP, &rc, err);
 
-	if (rc)
+	if (!u)
 		return rc;
 	u->dirty = calloc(sim_words(pages), sizeof(*u->dirty));
 	u->quit_fd = eventfd(0, EFD_CLOEXEC);
@@ -347,13 +350,14 @@ static void async_stop(struct sim_tracker *t)
 static int async_start(uint8_t *base, uint64_t pages, struct sim_tracker **out,
 		       struct pgr_error *err)
 {
-	struct uffd_tracker *u;
-	int rc = uffd_new(&sim_track_uffd_async, base, pages,
-			  UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED |
-				  UFFD_FEATURE_WP_ASYNC,
-			  &u, err);
+	int rc = 0;
+	struct uffd_tracker *u =
+		uffd_new(&sim_track_uffd_async, base, pages,
+			 UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED |
+				 UFFD_FEATURE_WP_ASYNC,
+			 &rc, err);
 
-	if (rc)
+	if (!u)
 		return rc;
 	u->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	if (u->pagemap_fd < 0) {
