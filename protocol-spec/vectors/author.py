@@ -266,7 +266,6 @@ def image_rounds():
     s.pages(m, first[8:], [("zstd", 8)])
     s.pages(m, [(p, "zero", 0, None) for p in range(16, 20)] + [(20, "absent", 0, None)])
     s.round_end()
-    s.record("type 0x80001234", b"skip me")
     s.pages(m, [(3, "delta", 0, changed(m[3], 100, b"changed")), (17, "delta", 0, changed(m[17], 8, b"\7\7")), (5, "delta", 0, m[5])],
             [("lz4", 3)])
     s.pages(m, [(4, "absent", 0, None), (20, "data", 0, text_page(77)), (6, "zero", 0, None)], [("lz4", 1)])
@@ -285,7 +284,23 @@ def image_rounds():
     s.digest(m)
     s.end()
     return ("Rounds of a running guest with every codec and transform: DELTA of DATA, of ZERO, of DELTA, an all-zero DELTA; ABSENT and "
-            "back; an empty round; VERIFY; records to skip."), {"image": s}, m
+            "back; an empty round; VERIFY."), {"image": s}, m
+
+
+def image_optional():
+    s, m = Stream("IMAGE", "image-optional"), {}
+    s.record("NOTE", "before all".encode(), text="before all")
+    s.opening()
+    s.record("type 0x80001234", b"skip me")
+    s.stop()
+    s.pages(m, [(3, "zero", 0, None)])
+    s.record("KEEPALIVE")
+    s.round_end()
+    s.sim_state()
+    s.digest(m)
+    s.record("type 0x80001234")
+    s.end()
+    return "Records that a reader may skip, known and unknown; END counts them.", {"image": s}, m
 
 
 def table(entries):
@@ -496,7 +511,7 @@ def hex_lines(data):
 
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else os.path.dirname(os.path.abspath(__file__))
-    for make in (image_sim, image_indexed, image_rounds, image_pv, chain, session, resumed, refused, aborted, query, check):
+    for make in (image_sim, image_indexed, image_rounds, image_optional, image_pv, chain, session, resumed, refused, aborted, query, check):
         name = make.__name__.replace("_", "-")
         about, streams, memory = make()
         with open(os.path.join(folder, name + ".hex"), "w", encoding="utf-8") as f:

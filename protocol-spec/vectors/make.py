@@ -4,7 +4,7 @@
 make.py OUTDIR: the binaries of the vectors.
 
 For each good vector NAME with parts PART:  NAME.PART.stream, and NAME.json as it is here.
-For each one to refuse: the same, NAME.json is {"about", "accept": false, "session", "part": which one is wrong, "needs", "reason"}.
+For each one to refuse: the same, NAME.json is {"about", "accept": false, "session", "parts", "part": which one is wrong, "needs", "reason"}.
 
 NAME.hex is text: '#' comments, 'file PART' begins a part, else bytes in hex; XX*N is N times XX.
 
@@ -12,7 +12,11 @@ rejected.txt makes streams to refuse out of good ones:
 
   reject NAME            begins one
   base VECTOR PART       what it is made of
-  needs codec | memory   what a reader has to look at to notice: single records and their order; or contents and counters too
+  needs NEED             what a reader has to look at to notice:
+                           codec   single records and their order
+                           memory  contents, features, counters: what a target keeps account of
+                           guest   what the state says about the guest: whoever builds the guest checks it
+                           index   the index: INDEX is an optional record, and who does not use it may skip it
   because TEXT           what a refusal has to say (a part of the verifier's message)
   EDITS, one a line, done in order on the records; REC is TYPE.N (the N-th of that type, from 0) or the record's number:
     body REC AT BYTES      overwrite           append REC BYTES      lengthen the body      resize REC LENGTH
@@ -249,6 +253,7 @@ def make_rejected(good):
         if edits.result() == parts[entry["part"]]:
             raise SystemExit("rejected.txt: %s: nothing was changed" % entry["name"])
         entry["session"] = expected["session"]
+        entry["parts"] = list(parts)
         out.append((entry, {name: data if name != entry["part"] else edits.result() for name, data in parts.items()}))
     return out
 
@@ -269,9 +274,9 @@ def main():
     os.makedirs(folder, exist_ok=True)
     good = read_good()
     for name, (parts, expected) in good.items():
-        write_vector(folder, name, parts, expected)
+        write_vector(folder, name, parts, dict(expected, parts=list(parts)))
     for entry, parts in make_rejected(good):
-        keys = ("about", "session", "base", "part", "needs", "reason")
+        keys = ("about", "session", "base", "part", "parts", "needs", "reason")
         write_vector(folder, entry["name"], parts, dict({key: entry[key] for key in keys}, accept=False))
     return 0
 
