@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The keeper of one domain: does what its configuration says for the day it powers off, reboots or crashes, as the process that
+ * `xl create` leaves behind does for a domain that was created here.
+ *
+ * It ends when the domain is gone, whoever removed it: moved away, destroyed by `xl destroy`, or by this process. A domain that stands
+ * suspended is being moved or saved: it is left alone until it runs again or is gone.
+ */
+#include <errno.h>
+#include <libxl.h>
+#include <libxl_event.h>
+#include <libxl_utils.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/pagurus/units.h"
+#include "tools/pagurus/verbs.h"
+
+#define DUMP_DIR "/var/lib/xen/dump"
+
+struct keeper {
+	libxl_ctx *ctx;
+	uint32_t domid;
+	libxl_evgen_domain_death *death;
+	libxl_domain_config config;
+};
+
+static void say(const struct keeper *k, const char *text)
+{
+	fprintf(stderr, "pagurus: keeper of domain %u: %s\n", k->domid, text);
+}
+
+static int listen_for_death(struct keeper *k)
+{
+	return libxl_evenable_domain_death(k->ctx, k->domid, 0, &k->death);
+}
+
+static void stop_listening(struct keeper *k)
+{
+	if (k->death)
+		libxl_evdisable_domain_death(k->ctx, k->death);
+	k->death = NULL;
+}
+
+/* True when it runs again, false when it is gone. */
+static bool wait_while_suspended(struct keeper *k)
+{
+	struct timespec pause = {.tv_sec = 1};
+	libxl_dominfo info;
+	bool suspended;
+
+	for (;;) {
+		libxl_dominfo_init(&info);
+		if (libxl_domain_info(k->ctx, &info, k->domid)) {
+			libxl_dominfo_dispose(&info);
+			return false;
+		}
+		suspended = info.shutdown && info.shutdown_reason == LIBXL_SHUTDOWN_REASON_SUSPEND;
+		libxl_dominfo_dispose(&info);
+		if (!suspended)
+			return true;
+		nanosleep(&pause, NULL);
+	}
+}
+
+static libxl_action_on_shutdown action_for(const struct keeper *k, int reason)
+{
+	switch (reason) {
+	case LIBXL_SHUTDOWN_REASON_POWEROFF:
+		return k->config.on_poweroff;
+	case LIBXL_SHUTDOWN_REASON_REBOOT:
+		return k->config.on_reboot;
+	case LIBXL_SHUTDOWN_REASON_WATCHDOG:
+		return k->config.on_watchdog;
+	case LIBXL_SHUTDOWN_REASON_SOFT_RESET:
+		return k->config.on_soft_reset;
+	default:
+		return k->config.on_crash;
+	}
+}
+
+static void dump_core(struct keeper *k)
+{
+	char path[512];
+
+	mkdir(DUMP_DIR, 0700);
+	snprintf(path, sizeof(path), DUMP_DIR "/%.200s.%lld", k->config.c_info.name,
+		 (long long)time(NULL));
+	if (libxl_domain_core_dump(k->ctx, k->domid, path, NULL))
+		say(k, "could not write a core dump under " DUMP_DIR);
+}
+
+static int destroy(struct keeper *k)
+{
+	stop_listening(k);
+	if (!libxl_domain_destroy(k->ctx, k->domid, NULL))
+		return 0;
+	say(k, "could not remove it");
+	return -EIO;
+}
+
+/* Make room for its successor but keep it to be looked at. */
+static void set_aside(struct keeper *k)
+{
+	libxl_uuid fresh;
+	char suffix[32];
+
+	snprintf(suffix, sizeof(suffix), "-%lld", (long long)time(NULL));
+	stop_listening(k);
+	libxl_uuid_generate(&fresh);
+	if (libxl_domain_preserve(k->ctx, k->domid, &k->config.c_info, suffix, fresh))
+		say(k, "could not set it aside under another name");
+}
+
+static int start_anew(struct keeper *k)
+{
+	k->config.c_info.domid = INVALID_DOMID;
+	if (libxl_domain_create_new(k->ctx, &k->config, &k->domid, NULL, NULL)) {
+		say(k, "could not create it anew");
+		return -EIO;
+	}
+	if (listen_for_death(k) || libxl_domain_unpause(k->ctx, k->domid, NULL)) {
+		say(k, "created it anew but could not start it");
+		return -EIO;
+	}
+	return 0;
+}
+
+/* 0: go on watching (a new domain), 1: the end, negative: failed. */
+static int act(struct keeper *k, libxl_action_on_shutdown action)
+{
+	int rc = 0;
+
+	switch (action) {
+	case LIBXL_ACTION_ON_SHUTDOWN_COREDUMP_DESTROY:
+		dump_core(k);
+		rc = destroy(k);
+		return rc ? rc : 1;
+	case LIBXL_ACTION_ON_SHUTDOWN_DESTROY:
+		rc = destroy(k);
+		return rc ? rc : 1;
+	case LIBXL_ACTION_ON_SHUTDOWN_COREDUMP_RESTART:
+		dump_core(k);
+		rc = destroy(k);
+		break;
+	case LIBXL_ACTION_ON_SHUTDOWN_RESTART:
+		rc = destroy(k);
+		break;
+	case LIBXL_ACTION_ON_SHUTDOWN_RESTART_RENAME:
+		set_aside(k);
+		break;
+	default: /* PRESERVE, and SOFT_RESET, which PV guests do not have */
+		return 1;
+	}
+	return rc ? rc : start_anew(k);
+}
+
+static int on_event(struct keeper *k, const libxl_event *event)
+{
+	int reason;
+
+	if (event->domid != k->domid)
+		return 0;
+	if (event->type == LIBXL_EVENT_TYPE_DOMAIN_DEATH)
+		return 1;
+	if (event->type != LIBXL_EVENT_TYPE_DOMAIN_SHUTDOWN)
+		return 0;
+	reason = event->u.domain_shutdown.shutdown_reason;
+	if (reason != LIBXL_SHUTDOWN_REASON_SUSPEND)
+		return act(k, action_for(k, reason));
+	stop_listening(k);
+	if (!wait_while_suspended(k))
+		return 1;
+	return listen_for_death(k) ? -EIO : 0;
+}
+
+static int watch(struct keeper *k)
+{
+	libxl_event *event;
+	int rc = 0;
+
+	while (!rc) {
+		if (libxl_event_wait(k->ctx, &event, LIBXL_EVENTMASK_ALL, NULL, NULL)) {
+			say(k, "libxl gives no events any more");
+			return -EIO;
+		}
+		rc = on_event(k, event);
+		libxl_event_free(k->ctx, event);
+	}
+	return rc < 0 ? rc : 0;
+}
+
+int verb_keeper(int argc, char **argv)
+{
+	struct keeper k = {.ctx = NULL};
+	xentoollog_logger_stdiostream *log;
+	uint64_t domid;
+	int rc = -EIO;
+
+	if (argc != 2 || units_count(argv[1], &domid) || !domid || domid >= 0x7ff0) {
+		fputs("pagurus: keeper needs a domain number; it is started by pagurus itself\n",
+		      stderr);
+		return EXIT_USAGE;
+	}
+	k.domid = (uint32_t)domid;
+	log = xtl_createlogger_stdiostream(stderr, XTL_ERROR, 0);
+	libxl_domain_config_init(&k.config);
+	if (!log || libxl_ctx_alloc(&k.ctx, LIBXL_VERSION, 0, (xentoollog_logger *)log))
+		say(&k, "libxl does not answer");
+	else if (libxl_retrieve_domain_configuration(k.ctx, k.domid, &k.config, NULL))
+		say(&k, "its configuration cannot be read");
+	else if (listen_for_death(&k))
+		say(&k, "it cannot be watched");
+	else
+		rc = watch(&k);
+	stop_listening(&k);
+	libxl_domain_config_dispose(&k.config);
+	if (k.ctx)
+		libxl_ctx_free(k.ctx);
+	if (log)
+		xtl_logger_destroy((xentoollog_logger *)log);
+	return rc ? EXIT_FAILED : EXIT_OK;
+}
