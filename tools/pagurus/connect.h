@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Connections between two daemons: TCP, the preamble in clear, then TLS with both certificates checked.
+ */
+#ifndef PAGURUS_CONNECT_H
+#define PAGURUS_CONNECT_H
+
+#include "common/error.h"
+#include "migrate/channel.h"
+#include "protocol-spec/stream.h"
+#include "tools/pagurus/hosts.h"
+
+/* Longest time without progress: while a connection is being made, and afterwards. */
+#define CONNECT_HANDSHAKE_MS 10000u
+#define CONNECT_IDLE_MS	     20000u
+
+/*
+ * Outgoing. cancel_fd: readable ends the wait (-1: none). The peer must have the certificate that is trusted under h->name.
+ * Errors: channel_tcp_connect's and channel_tls's.
+ */
+int connect_to(const struct host_address *h, const struct tls_identity *id,
+	       const struct pgr_preamble *preamble, int cancel_fd, struct channel **out,
+	       struct pgr_error *err);
+
+void connect_preamble(struct pgr_preamble *p, const uint8_t session[PGR_SESSION_SIZE],
+		      unsigned channel, enum pgr_purpose purpose);
+
+/* 0 or -EPROTO (says what is wrong with it). */
+int connect_check_preamble(const struct pgr_preamble *p, struct pgr_error *err);
+
+/* Incoming, preamble read already: takes fd over, also on failure. peer_name gets the trusted name. */
+int connect_from(int fd, const struct tls_identity *id, const char *expect, char peer_name[256],
+		 struct channel **out, struct pgr_error *err);
+
+#endif
