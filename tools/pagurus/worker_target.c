@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A guest arrives from another host. docs/one-owner.md says why the steps are in this order.
+ *
+ * Connections: the daemon passes each with its preamble read. The first is the session's channel 0; every other one does its TLS
+ * handshake on a thread of its own, so that a stranger who is slow at it holds up nobody, and is queued when it has proved to
+ * be the same peer.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/pagurus/connect.h"
+#include "tools/pagurus/guests.h"
+#include "tools/pagurus/message.h"
+#include "tools/pagurus/recover.h"
+#include "tools/pagurus/report.h"
+#include "tools/pagurus/worker.h"
+
+#define HANDSHAKES_MAX 32u
+
+struct arrived {
+	struct arrived *next;
+	struct channel *channel;
+	unsigned number;
+	enum pgr_purpose purpose;
+};
+
+struct arrivals {
+	struct worker *w;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct arrived *first;
+	unsigned handshakes;
+	char peer[256]; /* set before the first of the others comes; constant */
+};
+
+struct handshake {
+	struct arrivals *a;
+	struct worker_connection c;
+};
+
+static void queue(struct arrivals *a, struct arrived *item)
+{
+	struct arrived **end;
+
+	pthread_mutex_lock(&a->lock);
+	for (end = &a->first; *end; end = &(*end)->next)
+		;
+	*end = item;
+	pthread_cond_broadcast(&a->changed);
+	pthread_mutex_unlock(&a->lock);
+}
+
+static int authenticate(struct arrivals *a, const struct worker_connection *c, const char *expect,
+			char peer[256], struct pgr_error *err)
+{
+	struct arrived *item = calloc(1, sizeof(*item));
+	int rc;
+
+	if (!item) {
+		close(c->fd);
+		return pgr_fail(err, -ENOMEM, "no memory for a connection");
+	}
+	item->number = c->channel;
+	item->purpose = c->purpose;
+	rc = connect_from(c->fd, a->w->id, expect, peer, &item->channel, err);
+	if (rc)
+		free(item);
+	else
+		queue(a, item);
+	return rc;
+}
+
+static void *handshake(void *ctx)
+{
+	struct handshake *h = ctx;
+	struct pgr_error err = PGR_ERROR_NONE;
+	char peer[256];
+
+	if (authenticate(h->a, &h->c, h->a->peer, peer, &err))
+		worker_say(h->a->w, SESSION_WARNING, "a connection was refused: %s", err.text);
+	pthread_mutex_lock(&h->a->lock);
+	h->a->handshakes--;
+	pthread_mutex_unlock(&h->a->lock);
+	free(h);
+	return NULL;
+}
+
+static void further_connection(struct worker *w, const struct worker_connection *c)
+{
+	struct arrivals *a = w->connection_ctx;
+	struct handshake *h = malloc(sizeof(*h));
+	pthread_t thread;
+	bool room;
+
+	pthread_mutex_lock(&a->lock);
+	room = h && a->handshakes < HANDSHAKES_MAX;
+	a->handshakes += room;
+	pthread_mutex_unlock(&a->lock);
+	if (!room) {
+		close(c->fd);
+		free(h);
+		return;
+	}
+	*h = (struct handshake){.a = a, .c = *c};
+	if (!pthread_create(&thread, NULL, handshake, h)) {
+		pthread_detach(thread);
+		return;
+	}
+	close(c->fd);
+	free(h);
+	pthread_mutex_lock(&a->lock);
+	a->handshakes--;
+	pthread_mutex_unlock(&a->lock);
+}
+
+static int accept_next(void *ctx, unsigned timeout_ms, unsigned *channel, enum pgr_purpose *purpose,
+		       struct channel **out, struct pgr_error *err)
+{
+	struct arrivals *a = ctx;
+	struct arrived *item;
+	struct timespec until;
+	int rc = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += timeout_ms / 1000;
+	until.tv_nsec += timeout_ms % 1000 * 1000000l;
+	if (until.tv_nsec >= 1000000000l) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000l;
+	}
+	pthread_mutex_lock(&a->lock);
+	while (!a->first && !rc)
+		rc = pthread_cond_timedwait(&a->changed, &a->lock, &until);
+	item = a->first;
+	if (item)
+		a->first = item->next;
+	pthread_mutex_unlock(&a->lock);
+	if (!item)
+		return pgr_fail(err, -ETIMEDOUT, "no connection from %s came within %u ms", a->peer,
+				timeout_ms);
+	*channel = item->number;
+	*purpose = item->purpose;
+	*out = item->channel;
+	free(item);
+	return 0;
+}
+
+static void note_guest(struct journal *j, void *ctx)
+{
+	journal_note_guest(j, ctx);
+}
+
+/* Before anything of the guest is made here, the journal knows what to remove. */
+static int guest_seen(void *ctx, const struct guest_description *d, struct pgr_error *err)
+{
+	struct worker *w = ctx;
+	struct guest_info info = d->info;
+
+	worker_send(w,
+		    json_pack("{ss so so si}", "type", "guest", "guest", message_string(info.name),
+			      "peer", message_string(w->journal.peer), "vcpus", (int)info.vcpus),
+		    true);
+	return worker_journal(w, note_guest, &info, err);
+}
+
+static int begin_journal(struct worker *w, const char *peer, struct pgr_error *err)
+{
+	struct journal *j = &w->journal;
+
+	memcpy(j->session, w->session, sizeof(j->session));
+	j->role = JOURNAL_TARGET;
+	j->mark = SESSION_MARK_BEGIN;
+	snprintf(j->peer, sizeof(j->peer), "%s", peer);
+	return journal_create(w->paths.state, j, &w->journal_file, err);
+}
+
+static void init_arrivals(struct arrivals *a, struct worker *w)
+{
+	pthread_condattr_t clock;
+
+	a->w = w;
+	pthread_mutex_init(&a->lock, NULL);
+	pthread_condattr_init(&clock);
+	pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+	pthread_cond_init(&a->changed, &clock);
+	pthread_condattr_destroy(&clock);
+}
+
+/* It runs here: see to its life, tell the daemon, stay while it needs this process. */
+static void after_start(struct worker *w, struct guest_sink *sink)
+{
+	struct pgr_error err = PGR_ERROR_NONE;
+	unsigned run_ms = (unsigned)message_number(w->request, "sim_run_ms");
+
+	if (guests_started(sink, run_ms, &err))
+		worker_say(w, SESSION_WARNING, "guest %s: %s", w->journal.guest, err.text);
+	else if (w->journal.kind == PGR_GUEST_SIM)
+		worker_say(w, SESSION_INFO, "guest %s: ran here and its memory is right",
+			   w->journal.guest);
+}
+
+int worker_target(struct worker *w)
+{
+	static struct arrivals arrivals; /* handshake threads may outlive this function */
+	struct guests_sink_options options = {
+		.allow_sim = w->allow_sim, .seen = guest_seen, .ctx = w};
+	struct target_params params = {.accept = accept_next, .accept_ctx = &arrivals};
+	struct session_result res = {.outcome = SESSION_STAYED};
+	struct pgr_error err = PGR_ERROR_NONE;
+	struct guest_sink *sink = NULL;
+	int rc;
+
+	init_arrivals(&arrivals, w);
+	rc = authenticate(&arrivals, &w->first, NULL, arrivals.peer, &err);
+	if (!rc) {
+		worker_send(w,
+			    json_pack("{ss so}", "type", "authenticated", "peer",
+				      message_string(arrivals.peer)),
+			    true);
+		rc = begin_journal(w, arrivals.peer, &err);
+	}
+	if (!rc)
+		rc = guests_open_sink(&options, &sink, &err);
+	if (!rc) {
+		w->connection_ctx = &arrivals;
+		w->connection = further_connection;
+		rc = target_run(sink, &params, &w->owner, &res, &err);
+	}
+	if (sink && res.outcome != SESSION_MOVED) {
+		struct pgr_error why = PGR_ERROR_NONE;
+
+		/* What stays behind is found by the journal, which then says that it is not over. */
+		if (sink->ops->destroy(sink, &why)) {
+			worker_say(w, SESSION_WARNING, "%s", why.text);
+			return EXIT_FAILED;
+		}
+	}
+	if (w->journal_file)
+		worker_journal_done(w, res.outcome == SESSION_MOVED ? SESSION_MARK_MOVED
+								    : SESSION_MARK_RETURNED);
+	worker_send(w, report_result(&res, rc, err.text), true);
+	if (res.outcome == SESSION_MOVED)
+		after_start(w, sink);
+	if (sink)
+		sink->ops->close(sink);
+	journal_close(w->journal_file);
+	return report_exit(&res, rc);
+}
