@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+/* Ctrl-C, SIGTERM and a lost terminal as a flag, for verbs that do the work themselves. */
+#ifndef PAGURUS_INTERRUPT_H
+#define PAGURUS_INTERRUPT_H
+
+#include <stdatomic.h>
+
+/* Catch them from now on; the flag becomes true with the first. SIGPIPE is ignored. */
+const atomic_bool *interrupt_catch(void);
+
+#endif
