@@ -934,20 +934,20 @@ static void *make_at_once(void *arg)
 {
 	struct pgr_error mine;
 
-	(void)arg;
-	return (void *)(intptr_t)tls_identity_create(path_of("a", NULL), "a", false, &mine);
+	return (void *)(intptr_t)tls_identity_create(arg, "a", false, &mine);
 }
 
 static void of_many_makers_one_makes(void)
 {
 	pthread_t t[4];
+	char dir[512];
 	void *ret;
 	int made = 0;
 
 	remove_all();
-	path_of("a", NULL); /* the folder's name, before there are threads */
+	snprintf(dir, sizeof(dir), "%s", path_of("a", NULL));
 	for (int i = 0; i < 4; i++)
-		CHECK_EQ(pthread_create(&t[i], NULL, make_at_once, NULL), 0);
+		CHECK_EQ(pthread_create(&t[i], NULL, make_at_once, dir), 0);
 	for (int i = 0; i < 4; i++) {
 		pthread_join(t[i], &ret);
 		CHECK((intptr_t)ret == 0 || (intptr_t)ret == -EEXIST);
