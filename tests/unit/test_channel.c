@@ -410,6 +410,12 @@ static void a_killed_peer_is_noticed(void)
 
 static char folder[64];
 
+static void remove_folder(void)
+{
+	if (folder[0])
+		rmdir(folder);
+}
+
 static const char *in_folder(const char *name)
 {
 	static char path[512];
@@ -417,6 +423,7 @@ static const char *in_folder(const char *name)
 	if (!folder[0]) {
 		strcpy(folder, "/tmp/test_channel.XXXXXX");
 		CHECK(mkdtemp(folder));
+		atexit(remove_folder);
 	}
 	snprintf(path, sizeof(path), "%s/%s", folder, name);
 	return path;
