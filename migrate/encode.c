@@ -30,7 +30,10 @@
 #include "migrate/page_scan.h"
 #include "migrate/stream.h"
 
-/* Measured by tests/bench/bench_encode.c; docs say why. */
+/*
+ * 64 KiB are the most for which LZ4 keeps 16-bit positions and twice as many of them: measured (tests/bench/bench_encode.c --groups), 16 pages
+ * have the best ratio of all sizes on text and binaries, at 0.9 of the speed of larger groups.
+ */
 #define GROUP_DEFAULT 16u
 #define LZ4_DEFAULT   1
 #define ZSTD_DEFAULT  1

@@ -43,8 +43,8 @@ int unit_main(const char *file, const struct unit_test *tests, size_t nr, int ar
 /* One check was made (counted; thread-safe). */
 void unit_checked(void);
 /* The check on that line failed: end the test. */
-_Noreturn void unit_fail(const char *file, int line, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+void unit_fail(const char *file, int line, const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 3, 4)));
 
 #define CHECK(cond)                                                               \
 	do {                                                                      \
