@@ -182,6 +182,27 @@ static void throttling_ends_at_its_limit(void)
 	CHECK_EQ(r.throttled, 3); /* 75, 56, 50 */
 }
 
+/* A round that was made before the last step says nothing about the new speed. */
+static void a_throttling_step_gets_two_rounds(void)
+{
+	struct policy_round r[4] = {
+		{9000, 9000, S, 9000, 100},
+		{9000, 9000, S, 9000, 100},
+		{9000, 9000, S, 9000, 75},
+		{9000, 9000, S, 9000, 75},
+	};
+	struct policy_limits l = limits(10 * MS);
+	struct policy_decision d;
+
+	l.min_speed = 20;
+	policy_next(&l, r, 3, 3 * S, &d);
+	CHECK_EQ(d.action, POLICY_ROUND);
+	CHECK_EQ(d.speed, 75);
+	policy_next(&l, r, 4, 4 * S, &d);
+	CHECK_EQ(d.action, POLICY_THROTTLE);
+	CHECK_EQ(d.speed, 56);
+}
+
 static void limits_of_rounds_and_time_hold(void)
 {
 	struct model m = {.memory = 262144, .set = 262144, .rate = 80000, .link = 100000};
@@ -345,7 +366,7 @@ UNIT_MAIN(TEST(cannot_log_stops_at_once), TEST(first_comes_a_round),
 	  TEST(impossible_target_is_told_before_copying), TEST(idle_guest_stops_after_one_round),
 	  TEST(converging_guest_meets_its_target), TEST(working_set_ends_an_open_run),
 	  TEST(busy_guest_is_refused_with_numbers_and_advice), TEST(throttling_makes_it_converge),
-	  TEST(throttling_ends_at_its_limit), TEST(limits_of_rounds_and_time_hold),
-	  TEST(slow_link_does_not_converge), TEST(fixed_part_counts),
-	  TEST(absurd_numbers_get_a_decision), TEST(every_model_ends_in_its_rounds),
-	  TEST(actions_have_names))
+	  TEST(throttling_ends_at_its_limit), TEST(a_throttling_step_gets_two_rounds),
+	  TEST(limits_of_rounds_and_time_hold), TEST(slow_link_does_not_converge),
+	  TEST(fixed_part_counts), TEST(absurd_numbers_get_a_decision),
+	  TEST(every_model_ends_in_its_rounds), TEST(actions_have_names))
