@@ -6,7 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A message is one line whatever a peer put into it: control characters would also reach the user's terminal. */
+/*
+ * A message is one line whatever a peer put into it: control characters would also reach the user's
+ * terminal.
+ */
 static void make_one_line(char *text)
 {
 	for (; *text; text++) {

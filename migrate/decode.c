@@ -2,9 +2,10 @@
 /*
  * The body of a PAGES record to pages.
  *
- * decoder_parse checks everything that the record says about itself and keeps where its groups are; decoder_pages and decoder_compare
- * open the groups one by one. A group goes straight into the guest's memory when its pages are all DATA and lie there one after the
- * other; else through a scratch buffer of one full record.
+ * decoder_parse checks everything that the record says about itself and keeps where its groups are;
+ * decoder_pages and decoder_compare open the groups one by one. A group goes straight into the
+ * guest's memory when its pages are all DATA and lie there one after the other; else through a
+ * scratch buffer of one full record.
  */
 #include "migrate/encode.h"
 
@@ -71,7 +72,10 @@ static bool ascending(const struct decoded_header *h)
 	return true;
 }
 
-/* The index of a page whose pfn came before in the record, or -1. Ascending pfns, the usual case, need no table. */
+/*
+ * The index of a page whose pfn came before in the record, or -1. Ascending pfns, the usual case,
+ * need no table.
+ */
 static int find_double(struct decoder *d)
 {
 	if (ascending(&d->h))
@@ -185,11 +189,15 @@ static bool goes_straight(const struct decoder *d, unsigned first, unsigned nr)
 }
 
 /*
- * What is done with a page with data: `data` are its 4096 bytes as sent (NULL: they are in place already). Returns a positive number to stop.
+ * What is done with a page with data: `data` are its 4096 bytes as sent (NULL: they are in place
+ * already). Returns a positive number to stop.
  */
 typedef int page_fn(struct decoder *d, unsigned i, const uint8_t *data, void *ctx);
 
-/* Open all groups in order and hand on their pages. base: see decoder_pages; NULL: always through the scratch buffer. */
+/*
+ * Open all groups in order and hand on their pages. base: see decoder_pages; NULL: always through
+ * the scratch buffer.
+ */
 static int each_page(struct decoder *d, uint8_t *base, page_fn *fn, void *ctx,
 		     struct pgr_error *err)
 {

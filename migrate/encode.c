@@ -4,18 +4,23 @@
  *
  * The guest may write its pages while they are encoded. So a page is read in two ways only:
  *
- *  - The zero test reads it in place. Each word is read once and found zero; what is sent, a page of zeroes, is made of words that
- *    the page held at some moment since the batch was read, exactly like a copy would be, and copying is skipped. A write that
- *    comes after its word was read is in the dirty log, and the page will be sent again.
- *  - A page that is not zero is copied once into the batch buffer. The CRC, the comparison with the cache, the XOR, the new contents of the
- *    cache and the compression all take the copy, so they agree whatever the guest does.
+ *  - The zero test reads it in place. Each word is read once and found zero; what is sent, a page
+ *    of zeroes, is made of words that the page held at some moment since the batch was read,
+ *    exactly like a copy would be, and copying is skipped. A write that comes after its word was
+ *    read is in the dirty log, and the page will be sent again.
+ *  - A page that is not zero is copied once into the batch buffer. The CRC, the comparison with the
+ *    cache, the XOR, the new contents of the cache and the compression all take the copy, so they
+ *    agree whatever the guest does.
  *
- * Invariant of the cache: what it holds for a pfn is, byte for byte, what this encoder last sent for it, as ordinary DATA or DELTA.
- * Whatever else is sent for the pfn (zero, absent, a page table) removes it.
+ * Invariant of the cache: what it holds for a pfn is, byte for byte, what this encoder last sent
+ * for it, as ordinary DATA or DELTA. Whatever else is sent for the pfn (zero, absent, a page table)
+ * removes it.
  *
- * Pages with data stand in the batch buffer in order and are cut into groups of group_pages; each is compressed as one block and stays
- * raw unless that saves 1/32. Memory that does not compress should cost little more than its copy: after a group that stayed raw the
- * next ones are looked at cheaply first, and only one that yields is compressed properly; so is every 16th, in case the look deceives.
+ * Pages with data stand in the batch buffer in order and are cut into groups of group_pages; each
+ * is compressed as one block and stays raw unless that saves 1/32. Memory that does not compress
+ * should cost little more than its copy: after a group that stayed raw the next ones are looked at
+ * cheaply first, and only one that yields is compressed properly; so is every 16th, in case the
+ * look deceives.
  */
 #include "migrate/encode.h"
 
@@ -31,8 +36,9 @@
 #include "migrate/stream.h"
 
 /*
- * 64 KiB are the most for which LZ4 keeps 16-bit positions and twice as many of them: measured (tests/bench/bench_encode.c --groups), 16 pages
- * have the best ratio of all sizes on text and binaries, at 0.9 of the speed of larger groups.
+ * 64 KiB are the most for which LZ4 keeps 16-bit positions and twice as many of them: measured
+ * (tests/bench/bench_encode.c --groups), 16 pages have the best ratio of all sizes on text and
+ * binaries, at 0.9 of the speed of larger groups.
  */
 #define GROUP_DEFAULT 16u
 #define LZ4_DEFAULT   1
@@ -41,7 +47,10 @@
 #define DELTA_WORDS_MAX \
 	(PAGE_WORDS / 4) /* a delta with more words is not clearly sparser than the page */
 #define PROBE_ACCELERATION 32
-/* Every so many raw groups one is tried properly: zstd finds skewed bytes where LZ4, which looks, finds no match. */
+/*
+ * Every so many raw groups one is tried properly: zstd finds skewed bytes where LZ4, which looks,
+ * finds no match.
+ */
 #define PROBE_PERIOD 16u
 
 #define HEAD_MAX                                                       \
@@ -161,8 +170,8 @@ void encoder_stats(const struct encoder *e, struct encode_stats *s)
 }
 
 /*
- * The copy of an ordinary page against the cache. Leaves the cache with the page; makes the copy a delta, and returns the words that are
- * zero in it, when that is worth it; else 0.
+ * The copy of an ordinary page against the cache. Leaves the cache with the page; makes the copy a
+ * delta, and returns the words that are zero in it, when that is worth it; else 0.
  */
 static unsigned try_delta(struct encoder *e, uint64_t pfn, uint8_t *copy, bool first_time)
 {
@@ -180,7 +189,10 @@ static unsigned try_delta(struct encoder *e, uint64_t pfn, uint8_t *copy, bool f
 		memcpy(sent, copy, PGR_PAGE_SIZE);
 		return 0;
 	}
-	/* Now the copy becomes the delta and then the cache the page: delta = page ^ sent, page = delta ^ sent. */
+	/*
+	 * Now the copy becomes the delta and then the cache the page: delta = page ^ sent, page =
+	 * delta ^ sent.
+	 */
 	page_xor(copy, copy, sent);
 	page_xor(sent, sent, copy);
 	return PAGE_WORDS - words;
@@ -238,7 +250,10 @@ static void part_in_out(struct encoder *e, size_t length)
 	e->out_length += length;
 }
 
-/* A raw group goes from where it is, as far as the parts suffice: one run of raw groups, the others are copied behind. */
+/*
+ * A raw group goes from where it is, as far as the parts suffice: one run of raw groups, the others
+ * are copied behind.
+ */
 static void put_raw(struct encoder *e, uint8_t *data, size_t length)
 {
 	struct iovec *last = &e->part[e->parts - 1];
@@ -265,7 +280,8 @@ static size_t lz4_group(struct encoder *e, const uint8_t *data, size_t length, s
 }
 
 /*
- * A cheap look at a group after one that stayed raw: one page in small steps (a different one each time), then all of it in large ones.
+ * A cheap look at a group after one that stayed raw: one page in small steps (a different one each
+ * time), then all of it in large ones.
  */
 static bool seems_compressible(struct encoder *e, const uint8_t *data, size_t length)
 {
@@ -277,8 +293,8 @@ static bool seems_compressible(struct encoder *e, const uint8_t *data, size_t le
 }
 
 /*
- * Compress a group to the end of the out buffer: *length_out bytes, or 0 when it does not save enough. Those `most` bytes are always there: all
- * groups before took at most their own length.
+ * Compress a group to the end of the out buffer: *length_out bytes, or 0 when it does not save
+ * enough. Those `most` bytes are always there: all groups before took at most their own length.
  */
 static int compress_group(struct encoder *e, const uint8_t *data, size_t length, size_t *length_out,
 			  struct pgr_error *err)
@@ -304,7 +320,9 @@ static int compress_group(struct encoder *e, const uint8_t *data, size_t length,
 	return 0;
 }
 
-/* What was saved, by what saved it: first the zero words of deltas, the rest is the compression's. */
+/*
+ * What was saved, by what saved it: first the zero words of deltas, the rest is the compression's.
+ */
 static void count_saved(struct encoder *e, unsigned first, unsigned nr, size_t sent)
 {
 	uint64_t saved = (uint64_t)nr * PGR_PAGE_SIZE - sent, by_delta = 0;

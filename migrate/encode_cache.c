@@ -2,10 +2,11 @@
 /*
  * The cache of sent pages: see encode_cache.h.
  *
- * Slots hold pages; an index of twice as many entries (a power of two) finds them by pfn, with linear probing and removal by
- * shifting back, so there are no tombstones and a look-up ends at the first empty entry. Eviction is a clock: a hand goes over the
- * slots, a page that was used since the hand's last visit is spared once. A page that is inserted counts as not used: pages that
- * are sent only once go before those that were sent again.
+ * Slots hold pages; an index of twice as many entries (a power of two) finds them by pfn, with
+ * linear probing and removal by shifting back, so there are no tombstones and a look-up ends at the
+ * first empty entry. Eviction is a clock: a hand goes over the slots, a page that was used since
+ * the hand's last visit is spared once. A page that is inserted counts as not used: pages that are
+ * sent only once go before those that were sent again.
  */
 #include "migrate/encode_cache.h"
 

@@ -2,7 +2,8 @@
 /*
  * What was last sent for a pfn: a bounded table of page contents, for DELTA. One thread.
  *
- * All memory is taken at creation (touched only as it fills): no call but encode_cache_create can fail.
+ * All memory is taken at creation (touched only as it fills): no call but encode_cache_create can
+ * fail.
  */
 #ifndef PAGURUS_ENCODE_CACHE_H
 #define PAGURUS_ENCODE_CACHE_H
@@ -17,12 +18,15 @@ struct encode_cache;
 int encode_cache_create(size_t bytes, struct encode_cache **out);
 void encode_cache_free(struct encode_cache *c);
 
-/* The contents kept for pfn (4096 bytes aligned to 64, writable, valid until the next insert), or NULL. Counts as a use. */
+/*
+ * The contents kept for pfn (4096 bytes aligned to 64, writable, valid until the next insert), or
+ * NULL. Counts as a use.
+ */
 uint8_t *encode_cache_find(struct encode_cache *c, uint64_t pfn);
 
 /*
- * Room for the contents of a pfn that is not in the cache: the caller fills it. evict false: NULL when the cache is full; true: another
- * page, not used for long, makes room.
+ * Room for the contents of a pfn that is not in the cache: the caller fills it. evict false: NULL
+ * when the cache is full; true: another page, not used for long, makes room.
  */
 uint8_t *encode_cache_insert(struct encode_cache *c, uint64_t pfn, bool evict);
 

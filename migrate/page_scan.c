@@ -2,8 +2,8 @@
 /*
  * Page scans: see page_scan.h.
  *
- * The loops are written once, over vectors of 32 bytes; the compiler makes them of two SSE2 or one AVX2 instruction, depending
- * on the function that they are inlined into.
+ * The loops are written once, over vectors of 32 bytes; the compiler makes them of two SSE2 or one
+ * AVX2 instruction, depending on the function that they are inlined into.
  */
 #include "migrate/page_scan.h"
 
@@ -25,7 +25,10 @@ ALWAYS bool any(const vec *v)
 	return ((*v)[0] | (*v)[1] | (*v)[2] | (*v)[3]) != 0;
 }
 
-/* Most pages that are not zero show it in their first line; the rest goes in strides that keep the loads busy. */
+/*
+ * Most pages that are not zero show it in their first line; the rest goes in strides that keep the
+ * loads busy.
+ */
 ALWAYS bool zero_loop(const vec *p)
 {
 	const unsigned stride = 8;

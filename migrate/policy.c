@@ -2,33 +2,41 @@
 /*
  * When to go on, throttle, stop, or give up.
  *
- * What a stop costs. If the guest is stopped after n rounds, the pages that it wrote during the last round are still to be sent:
+ * What a stop costs. If the guest is stopped after n rounds, the pages that it wrote during the
+ * last round are still to be sent:
  *
- *	predicted downtime = fixed + dirtied * bytes a page / bandwidth = fixed + dirtied * duration / pages
+ *	predicted downtime = fixed + dirtied * bytes a page / bandwidth
+ *	                   = fixed + dirtied * duration / pages
  *
- * because bytes cancel: a page took duration/pages in the last round, whatever it was encoded to. (Measured over the last round, the
- * newest truth. A round that sent nothing says nothing about speed; then the newest round that did is asked.) Before the first
- * round nothing is known and, when the guest can log its writes, one round is made, unless the fixed part alone is above the target:
- * that is said before anything is copied and not after.
+ * because bytes cancel: a page took duration/pages in the last round, whatever it was encoded to.
+ * (Measured over the last round, the newest truth. A round that sent nothing says nothing about
+ * speed; then the newest round that did is asked.) Before the first round nothing is known and,
+ * when the guest can log its writes, one round is made, unless the fixed part alone is above the
+ * target: that is said before anything is copied and not after.
  *
  * Stop when
  *  1. the guest cannot log its writes: there are no rounds, at once;
  *  2. nothing was written during the last round;
  *  3. the prediction is within the target;
- *  4. there is no target (0: as short as possible, never refuse) and rounds no longer help: over the last two rounds the pages to send shrank
- *     by less than a tenth - the writable working set is reached, another round sends the same pages again - and there is no throttling left;
- *     or the rounds or the time are used up.
+ *  4. there is no target (0: as short as possible, never refuse) and rounds no longer help: over
+ *     the last two rounds the pages to send shrank by less than a tenth - the writable working set
+ *     is reached, another round sends the same pages again - and there is no throttling left; or
+ *     the rounds or the time are used up.
  *
- * Throttle when rounds no longer help, the target is not reached and the guest may still be slowed. A guest at half speed dirties about half
- * as much in a second, so the steps are multiplicative: three quarters of the speed each time, never below min_speed. After a step
- * two rounds must pass at the new speed before it is judged, since the round before still shows the old speed.
+ * Throttle when rounds no longer help, the target is not reached and the guest may still be slowed.
+ * A guest at half speed dirties about half as much in a second, so the steps are multiplicative:
+ * three quarters of the speed each time, never below min_speed. After a step two rounds must pass
+ * at the new speed before it is judged, since the round before still shows the old speed.
  *
- * Give up when there is a target and it is not reached: the rounds or the time are used up; or rounds no longer help, no throttling is
- * left and the prediction has been above the target for both rounds since. The numbers and what to change are in the reason. (Letting a hopeless run go on to
- * its last round would cost the guest's owner bandwidth and time for nothing; and stopping regardless would break the promise that the target is.)
+ * Give up when there is a target and it is not reached: the rounds or the time are used up; or
+ * rounds no longer help, no throttling is left and the prediction has been above the target for
+ * both rounds since. The numbers and what to change are in the reason. (Letting a hopeless run go
+ * on to its last round would cost the guest's owner bandwidth and time for nothing; and stopping
+ * regardless would break the promise that the target is.)
  *
- * Two properties, tested: (a) rounds end: with nr >= max_rounds the decision is STOP or GIVE_UP; (b) monotone: what stops
- * at a target stops at every larger one, because the target enters only through `predicted <= target`, which comes before all else that a target decides.
+ * Two properties, tested: (a) rounds end: with nr >= max_rounds the decision is STOP or GIVE_UP;
+ * (b) monotone: what stops at a target stops at every larger one, because the target enters only
+ *     through `predicted <= target`, which comes before all else that a target decides.
  * The target 0 stands for "no limit" and is left out of (b).
  *
  * All sums saturate: absurd numbers give a large prediction, never a small one.

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * The codec: records out, records in. See stream.h for the contract and protocol-spec/stream.md for the format.
+ * The codec: records out, records in. See stream.h for the contract and protocol-spec/stream.md for
+ * the format.
  *
- * A reader trusts nothing before the record's CRC has been checked, with one exception: the length, which says how much there is
- * to check. It is bounded by PGR_RECORD_MAX, and the buffer grows only behind bytes that really arrived, so that a forged
- * length costs nothing. All other fields are judged after the CRC: damage is called damage and not a protocol error.
+ * A reader trusts nothing before the record's CRC has been checked, with one exception: the length,
+ * which says how much there is to check. It is bounded by PGR_RECORD_MAX, and the buffer grows only
+ * behind bytes that really arrived, so that a forged length costs nothing. All other fields are
+ * judged after the CRC: damage is called damage and not a protocol error.
  */
 #include "migrate/stream.h"
 

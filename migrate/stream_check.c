@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * What a record's body must be, whatever comes before or after it: one row a type, one function where sizes do not say it all.
+ * What a record's body must be, whatever comes before or after it: one row a type, one function
+ * where sizes do not say it all.
  */
 #include "migrate/stream.h"
 
@@ -8,11 +9,17 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Bytes of Xen's public x86-64 structures that travel as blobs: vcpu_guest_context and xen_domctl_ext_vcpucontext. */
+/*
+ * Bytes of Xen's public x86-64 structures that travel as blobs: vcpu_guest_context and
+ * xen_domctl_ext_vcpucontext.
+ */
 #define VCPU_CONTEXT_SIZE  5168u
 #define VCPU_EXTENDED_SIZE 64u
 #define NAME_MAX_BYTES	   255u
-/* VCPU_XSAVE after the vCPU: feature mask and size, then size bytes that begin with xcr0 and xcr0_accum. */
+/*
+ * VCPU_XSAVE after the vCPU: feature mask and size, then size bytes that begin with xcr0 and
+ * xcr0_accum.
+ */
 #define XSAVE_HEADER (sizeof(struct pgr_vcpu) + 16)
 #define XSAVE_MIN    16u
 #define XSAVE_AREA   576u /* legacy area and header of the architecture's XSAVE format */
@@ -68,7 +75,10 @@ static unsigned utf8_length(const uint8_t *p, size_t left)
 	return n;
 }
 
-/* A text may reach a terminal or a C string: valid UTF-8; of the control characters only line ends and tabs, and those if LINES. */
+/*
+ * A text may reach a terminal or a C string: valid UTF-8; of the control characters only line ends
+ * and tabs, and those if LINES.
+ */
 static int check_text(const uint8_t *text, size_t length, bool lines, struct pgr_error *err)
 {
 	for (size_t i = 0; i < length;) {

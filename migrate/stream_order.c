@@ -2,15 +2,17 @@
 /*
  * Which record may come when: the order of protocol-spec/stream.md as a state machine.
  *
- * A state is a row of `states`: the name of what may come, and a list of (record, next state). What a table cannot say is a
- * small function of the record (round numbers, ascending vCPUs, the end's counters); it runs before the step and may refuse it.
- * ABORT, KEEPALIVE and NOTE are legal in every state and change nothing, except that nothing follows ABORT, nor a file's END.
+ * A state is a row of `states`: the name of what may come, and a list of (record, next state). What
+ * a table cannot say is a small function of the record (round numbers, ascending vCPUs, the end's
+ * counters); it runs before the step and may refuse it. ABORT, KEEPALIVE and NOTE are legal in
+ * every state and change nothing, except that nothing follows ABORT, nor a file's END.
  *
- * stream_order.state holds the row's number, three bits of HELLO (needed again later) and a counter: the next P2M frame while
- * those come, one more than the last vCPU while vCPUs come.
+ * stream_order.state holds the row's number, three bits of HELLO (needed again later) and a
+ * counter: the next P2M frame while those come, one more than the last vCPU while vCPUs come.
  *
- * What needs more memory than this is the reader's: that a codec or transform is among the features, what ROUND_END counts,
- * that the P2M frames cover the guest, that VERIFY covers what was sent.
+ * What needs more memory than this is the reader's: that a codec or transform is among the
+ * features, what ROUND_END counts, that the P2M frames cover the guest, that VERIFY covers what was
+ * sent.
  *
  * From the source, channel 0:
  *
@@ -273,7 +275,10 @@ static int index_allowed(struct stream_order *o, const struct stream_record *rec
 	return is_file(o) ? 0 : pgr_fail(err, -EPROTO, "only a file has an index");
 }
 
-/* Sequence numbers go on over a resume and so do END's records; offsets do not, so bytes are compared in files only. */
+/*
+ * Sequence numbers go on over a resume and so do END's records; offsets do not, so bytes are
+ * compared in files only.
+ */
 static int end_counts(struct stream_order *o, const struct stream_record *rec,
 		      struct pgr_error *err)
 {

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * How fast pages become PAGES bodies and pages again, by content, on one thread, beside what this processor can do at all.
+ * How fast pages become PAGES bodies and pages again, by content, on one thread, beside what this
+ * processor can do at all.
  *
  *	bench_encode [--mib N] [--groups] [--json]
  *
- * Prints GB/s (10^9 bytes of guest memory a second of processor time, so that a busy machine disturbs little) of the best of several passes over N MiB (default 64); --groups adds a table of group
- * sizes. Limits of the same run, on the same contents: copying (pages into a 1 MiB buffer), CRC-32, LZ4 in 64 KiB blocks.
+ * Prints GB/s (10^9 bytes of guest memory a second of processor time, so that a busy machine
+ * disturbs little) of the best of several passes over N MiB (default 64); --groups adds a table of
+ * group sizes. Limits of the same run, on the same contents: copying (pages into a 1 MiB buffer),
+ * CRC-32, LZ4 in 64 KiB blocks.
  */
 #include <libdeflate.h>
 #include <lz4.h>
@@ -97,7 +100,9 @@ static void fill_random(uint8_t *p, size_t length)
 	}
 }
 
-/* The files that this process has mapped as code: programs and libraries. Returns one block of all. */
+/*
+ * The files that this process has mapped as code: programs and libraries. Returns one block of all.
+ */
 static uint8_t *read_binaries(size_t *length)
 {
 	static uint8_t *data;
@@ -269,7 +274,10 @@ static void make_batch(struct batch *b, size_t from)
 	}
 }
 
-/* One pass; the time in the encoder and in the decoder apart, so that gathering the body does not count. */
+/*
+ * One pass; the time in the encoder and in the decoder apart, so that gathering the body does not
+ * count.
+ */
 static void pass_codec(struct encoder *e, struct decoder *d, bool first, double *encoding,
 		       double *decoding)
 {

@@ -2,9 +2,10 @@
 /*
  * Hostile bodies of PAGES through the decoder.
  *
- * An even first byte: the rest is the body as it is. An odd one: the rest describes a body whose frame is right (counts, words, lengths), so
- * that the bytes behind it reach LZ4, zstd, deltas and the way of pages into place. Asserted: as in fuzz_stream, and that pages which the
- * record does not name stay as they were.
+ * An even first byte: the rest is the body as it is. An odd one: the rest describes a body whose
+ * frame is right (counts, words, lengths), so that the bytes behind it reach LZ4, zstd, deltas and
+ * the way of pages into place. Asserted: as in fuzz_stream, and that pages which the record does
+ * not name stay as they were.
  */
 #include <stdlib.h>
 #include <string.h>

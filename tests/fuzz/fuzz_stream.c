@@ -2,11 +2,14 @@
 /*
  * A whole stream of hostile bytes through reader, order and decoder.
  *
- * The input is a stream as on the wire or in a file; bit 0 of the session's last byte chooses the direction. Blind mutations would all end
- * at the checksums, so the mutator takes the stream apart into records, changes one thing, and puts it together again with right lengths,
- * sequence numbers, END counters and CRCs. One mutation in eight is left as raw bytes: the checks themselves are under test too.
+ * The input is a stream as on the wire or in a file; bit 0 of the session's last byte chooses the
+ * direction. Blind mutations would all end at the checksums, so the mutator takes the stream apart
+ * into records, changes one thing, and puts it together again with right lengths, sequence numbers,
+ * END counters and CRCs. One mutation in eight is left as raw bytes: the checks themselves are
+ * under test too.
  *
- * Beyond sanitizers it asserts: what the decoder stored has the CRC it reported, and compares equal with the same record.
+ * Beyond sanitizers it asserts: what the decoder stored has the CRC it reported, and compares equal
+ * with the same record.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -199,7 +202,9 @@ static struct piece sample_piece(uint32_t *state)
 	return (struct piece){t, length, copy_of(body, length, length)};
 }
 
-/* A stream to begin with: one of some legal ones, so that the depths are reached without a corpus. */
+/*
+ * A stream to begin with: one of some legal ones, so that the depths are reached without a corpus.
+ */
 static void begin(struct pieces *s, uint32_t *state)
 {
 	static const uint32_t source[] = {

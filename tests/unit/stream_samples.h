@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * For tests of the codec and its users: a stream in memory, a right body for each record type, and whole streams in order.
+ * For tests of the codec and its users: a stream in memory, a right body for each record type, and
+ * whole streams in order.
  */
 #ifndef PAGURUS_STREAM_SAMPLES_H
 #define PAGURUS_STREAM_SAMPLES_H
@@ -13,7 +14,10 @@
 
 #define SAMPLE_MAX 8192u
 
-/* A stream in memory: written to the end, read from `at`. fail_at: the call that fails (1: the first), 0: none. */
+/*
+ * A stream in memory: written to the end, read from `at`. fail_at: the call that fails (1: the
+ * first), 0: none.
+ */
 struct memory_stream {
 	uint8_t *data;
 	size_t length, capacity, at;
@@ -29,7 +33,10 @@ void memory_free(struct memory_stream *m);
 /* All types of version 1; nr of them. */
 const uint32_t *sample_types(size_t *nr);
 
-/* A body that is right for the type, at most SAMPLE_MAX bytes, into body (aligned to 8); its length. round: for PAGES and ROUND_END. */
+/*
+ * A body that is right for the type, at most SAMPLE_MAX bytes, into body (aligned to 8); its
+ * length. round: for PAGES and ROUND_END.
+ */
 size_t sample_body(uint32_t type, uint32_t round, uint8_t *body);
 
 /* One record of a sample stream. */

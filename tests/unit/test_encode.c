@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Pages to the body of a PAGES record and back: every kind of page with every method, deltas over evictions and forgetting, pages that
- * change while they are read, and bodies that a hostile peer could send.
+ * Pages to the body of a PAGES record and back: every kind of page with every method, deltas over
+ * evictions and forgetting, pages that change while they are read, and bodies that a hostile peer
+ * could send.
  */
 #include <errno.h>
 #include <lz4.h>
@@ -137,7 +138,10 @@ static void options_are_checked(void)
 	CHECK_EQ(encoder_create(&bad_method, &e, &err), -EINVAL);
 }
 
-/* One configuration: many batches of random pages, types and holes; the target must follow the source exactly. */
+/*
+ * One configuration: many batches of random pages, types and holes; the target must follow the
+ * source exactly.
+ */
 static void follow(enum encode_method method, unsigned group, size_t cache, uint64_t seed)
 {
 	struct encoder *e = new_encoder(method, group, cache);
@@ -283,7 +287,10 @@ static void no_delta_after_forgetting(void)
 	encoder_free(e);
 }
 
-/* After zero, absent or a table, the next version must be whole: stream.md allows a delta against none of them but zero. */
+/*
+ * After zero, absent or a table, the next version must be whole: stream.md allows a delta against
+ * none of them but zero.
+ */
 static void no_delta_across_other_kinds(void)
 {
 	struct encoder *e = new_encoder(ENCODE_LZ4, 0, 16u << 20);
@@ -316,7 +323,10 @@ static void no_delta_across_other_kinds(void)
 	encoder_free(e);
 }
 
-/* A cache for some 64 pages, a guest of 512 of which 32 are written again and again: the 32 must end up as deltas. */
+/*
+ * A cache for some 64 pages, a guest of 512 of which 32 are written again and again: the 32 must
+ * end up as deltas.
+ */
 static void working_set_stays_in_a_small_cache(void)
 {
 	struct encoder *e = new_encoder(ENCODE_LZ4, 0, 64 * 4200);
@@ -368,7 +378,10 @@ static void evictions_never_lie(void)
 	encoder_free(e);
 }
 
-/* A thread writes the pages while they are encoded: CRC, contents and later deltas agree, and at the end the target is the source. */
+/*
+ * A thread writes the pages while they are encoded: CRC, contents and later deltas agree, and at
+ * the end the target is the source.
+ */
 struct writer {
 	atomic_bool stop;
 	atomic_ulong writes;
@@ -411,7 +424,10 @@ static void changing_pages_stay_consistent(void)
 	}
 	CHECK_EQ(pthread_create(&thread, NULL, write_pages, &w), 0);
 	for (unsigned round = 0; round < 400; round++) {
-		/* decode() compares the CRCs of what arrived: a delta against anything else than was sent would show. */
+		/*
+		 * decode() compares the CRCs of what arrived: a delta against anything else than
+		 * was sent would show.
+		 */
 		decode(d, encode(e, pfn, page, type, 64, false, crc), crc, true);
 		if (round % 50 == 0) {
 			while (atomic_load(&w.writes) < last + 1000)
@@ -520,7 +536,10 @@ static void every_allocation_may_fail(void)
 	}
 }
 
-/* zstd allocates at its first use: the batch fails, nothing of it may be taken for sent, the next one is right. */
+/*
+ * zstd allocates at its first use: the batch fails, nothing of it may be taken for sent, the next
+ * one is right.
+ */
 static void allocation_failure_while_encoding(void)
 {
 	struct encoder *e = new_encoder(ENCODE_ZSTD, 0, 1u << 20);
@@ -762,7 +781,10 @@ static void zstd_frames_are_plain(void)
 	refuses(&g, -EBADMSG, "zstd");
 }
 
-/* Every cut and every flipped bit of a body must end in a refusal or in a decision, never outside of the buffers (ASan watches). */
+/*
+ * Every cut and every flipped bit of a body must end in a refusal or in a decision, never outside
+ * of the buffers (ASan watches).
+ */
 static void damaged_bodies_are_survived(void)
 {
 	uint64_t refused = 0, taken = 0;

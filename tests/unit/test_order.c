@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The order of records: whole streams are taken; a stream with one record left out, doubled, exchanged or foreign is refused where the
- * page of the format says so.
+ * The order of records: whole streams are taken; a stream with one record left out, doubled,
+ * exchanged or foreign is refused where the page of the format says so.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -147,7 +147,10 @@ static int run(const struct stream_case *c, const struct sample_record *record, 
 	return *where < nr ? rc : 0;
 }
 
-/* The order of the page, written a second time as an expression over the records: does it take this sequence (perhaps unfinished)? */
+/*
+ * The order of the page, written a second time as an expression over the records: does it take this
+ * sequence (perhaps unfinished)?
+ */
 struct grammar {
 	const struct stream_case *c;
 	const struct sample_record *record;
@@ -492,7 +495,9 @@ static void refused_precheck_ends_it(void)
 	CHECK_HAS(err.text, "nothing may come");
 }
 
-/* The state is a plain structure: saved before a connection is lost, put back after RESUME_REPLY. */
+/*
+ * The state is a plain structure: saved before a connection is lost, put back after RESUME_REPLY.
+ */
 static void saved_order_goes_on(void)
 {
 	struct pgr_round_end end = {.round = 0};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The policy on simulated guests (a working set written at a rate, a link with a bandwidth), on fixed traces, and on absurd numbers.
+ * The policy on simulated guests (a working set written at a rate, a link with a bandwidth), on
+ * fixed traces, and on absurd numbers.
  */
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +12,10 @@
 #define MS 1000000ull
 #define S  (1000 * MS)
 
-/* A guest that writes `rate` pages a second at full speed, all within `set` pages, and a link of `link` pages a second. */
+/*
+ * A guest that writes `rate` pages a second at full speed, all within `set` pages, and a link of
+ * `link` pages a second.
+ */
 struct model {
 	uint64_t memory, set, rate, link;
 };
@@ -125,7 +129,9 @@ static void converging_guest_meets_its_target(void)
 	CHECK_HAS(r.last.reason, "within the target of 50 ms");
 }
 
-/* Without a target the run ends when the writable working set is reached, not after all 30 rounds. */
+/*
+ * Without a target the run ends when the writable working set is reached, not after all 30 rounds.
+ */
 static void working_set_ends_an_open_run(void)
 {
 	struct model m = {.memory = 262144, .set = 4000, .rate = 1000000, .link = 100000};
@@ -225,7 +231,10 @@ static void limits_of_rounds_and_time_hold(void)
 	CHECK_HAS(r.last.reason, "limit of time");
 }
 
-/* Calculated for two emulated hosts: a 256 MB guest, 64 MB of it written at 20 MB/s, a link of 8.5 MB/s. */
+/*
+ * Calculated for two emulated hosts: a 256 MB guest, 64 MB of it written at 20 MB/s, a link of 8.5
+ * MB/s.
+ */
 static void slow_link_does_not_converge(void)
 {
 	static const struct policy_round trace[] = {

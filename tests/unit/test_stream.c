@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * The codec: what is written is read; every truncation, every flipped bit, every failing call and allocation is refused with a message that
- * names the record; nothing is allocated on the word of a length alone.
+ * The codec: what is written is read; every truncation, every flipped bit, every failing call and
+ * allocation is refused with a message that names the record; nothing is allocated on the word of a
+ * length alone.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -482,7 +483,9 @@ static void too_long_is_refused_on_both_sides(void)
 	free(big);
 }
 
-/* A header that announces 2 MiB, with nothing behind it, costs one step of the buffer and no more. */
+/*
+ * A header that announces 2 MiB, with nothing behind it, costs one step of the buffer and no more.
+ */
 static void forged_length_costs_little(void)
 {
 	struct memory_stream m = {0};

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The unit tests' frame: a table of tests, checks that name what they saw, one line of output a test.
+ * The unit tests' frame: a table of tests, checks that name what they saw, one line of output a
+ * test.
  *
  *	static void adds(void) { CHECK_EQ(1 + 1, 2); }
  *	UNIT_MAIN(TEST(adds))
  *
- * prints `PASS file.adds` or `FAIL file.adds: why`, where file is the source's name without test_ and .c; exit status 0 or 1.
- * An argument runs only the tests whose name contains it; a filter that no test matches is a failure, as is a test that
- * made no check.
+ * prints `PASS file.adds` or `FAIL file.adds: why`, where file is the source's name without test_
+ * and .c; exit status 0 or 1. An argument runs only the tests whose name contains it; a filter that
+ * no test matches is a failure, as is a test that made no check.
  *
- * A failed check ends its test (longjmp, so it may stand in a helper; what the test held is leaked). In another thread than the
- * test's it prints the failure and ends the program with 1.
+ * A failed check ends its test (longjmp, so it may stand in a helper; what the test held is
+ * leaked). In another thread than the test's it prints the failure and ends the program with 1.
  */
 #ifndef PAGURUS_UNIT_H
 #define PAGURUS_UNIT_H
@@ -105,8 +106,8 @@ void unit_fail(const char *file, int line, const char *fmt, ...)
 size_t unit_differ(const void *a, const void *b, size_t length);
 
 /*
- * Numbers for property tests: repeatable, seeded by UNIT_SEED in the environment (default 1); a failure prints the seed.
- * unit_random: 64 bits of *state's sequence. unit_below: 0 .. n-1.
+ * Numbers for property tests: repeatable, seeded by UNIT_SEED in the environment (default 1); a
+ * failure prints the seed. unit_random: 64 bits of *state's sequence. unit_below: 0 .. n-1.
  */
 uint64_t unit_seed(void);
 uint64_t unit_random(uint64_t *state);
@@ -114,8 +115,9 @@ uint64_t unit_below(uint64_t *state, uint64_t n);
 void unit_fill_random(uint64_t *state, void *data, size_t length);
 
 /*
- * Make the n-th allocation of this thread from now on fail (1: the next one; malloc, calloc, realloc, aligned_alloc,
- * posix_memalign); 0: none. Returns how many were made since the last call. Fails one allocation only.
+ * Make the n-th allocation of this thread from now on fail (1: the next one; malloc, calloc,
+ * realloc, aligned_alloc, posix_memalign); 0: none. Returns how many were made since the last call.
+ * Fails one allocation only.
  */
 unsigned long unit_fail_alloc(unsigned long n);
 

@@ -2,8 +2,8 @@
 /*
  * Allocations that fail when a test says so.
  *
- * The program's own malloc and its relatives come first in symbol resolution, count, and hand on to the C library's, or to
- * AddressSanitizer's when it is there.
+ * The program's own malloc and its relatives come first in symbol resolution, count, and hand on to
+ * the C library's, or to AddressSanitizer's when it is there.
  */
 #include "tests/unit/unit.h"
 
