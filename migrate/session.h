@@ -133,6 +133,8 @@ struct source_params {
 	unsigned suspend_timeout_ms;   /* 0: 60000 */
 	unsigned reconnect_ms;	       /* how long to try to get a lost connection back; 0: 30000 */
 	unsigned reconnect_stopped_ms; /* the same while the guest stands still; 0: 10000 */
+	unsigned
+		silence_ms; /* a connection on which no record arrives for so long is taken for lost; 0: 20000 */
 	/* Make the connection for a channel: preamble sent, TLS done. Called again with PGR_PURPOSE_RESUME or _QUERY. */
 	int (*connect)(void *ctx, unsigned channel, enum pgr_purpose purpose, struct channel **out,
 		       struct pgr_error *err);
@@ -150,7 +152,8 @@ struct target_params {
 	unsigned window; /* 0: default */
 	unsigned
 		resume_wait_ms; /* how long to keep what has arrived for a source that went away; 0: 60000 */
-	uint32_t features; /* 0: all */
+	unsigned silence_ms; /* as in source_params */
+	uint32_t features;   /* 0: all */
 };
 
 /*

@@ -13,6 +13,8 @@
 #include "migrate/stream.h"
 
 #define SESSION_KEEPALIVE_NS 2000000000ull
+/* Keepalives come in between, so this much silence means that the peer, or what it sends, is stuck. */
+#define SESSION_SILENCE_DEFAULT_MS 20000u
 
 uint64_t session_now_ns(void); /* CLOCK_MONOTONIC */
 

@@ -19,9 +19,10 @@
 #include <string.h>
 #include <time.h>
 
-#define SUSPEND_DEFAULT_MS 60000u
-#define QUERY_PAUSE_NS	   1000000000ull
-#define READY_PATIENCE_NS  600000000000ull
+#define SUSPEND_DEFAULT_MS   60000u
+#define QUERY_PAUSE_NS	     1000000000ull
+#define PRECHECK_PATIENCE_NS 120000000000ull
+#define READY_PATIENCE_NS    600000000000ull
 /* What a stop costs without a page, before anything was measured: suspend, state, build, start. */
 #define FIXED_STOP_DEFAULT_NS 20000000ull
 
@@ -94,7 +95,9 @@ static int open_session(struct source *s, struct pgr_error *err)
 	reporter_phase(&s->reporter, SESSION_PRECHECK);
 	rc = send_opening(s, err);
 	if (!rc)
-		rc = source_wait(s, opened, 0, err);
+		rc = source_wait(s, opened, session_now_ns() + PRECHECK_PATIENCE_NS, err);
+	if (rc == -ETIMEDOUT)
+		pgr_fail_prefix(err, "the target did not answer the opening");
 	if (rc)
 		return rc;
 	if (s->refusals_total) {
@@ -432,8 +435,10 @@ static int hand_over(struct source *s, struct pgr_error *err)
 		struct pgr_error why = PGR_ERROR_NONE;
 
 		rc = ask(s->p, &s->reporter, s->lost && !s->failed, &why);
-		if (rc == -EAGAIN && !resume_committed(s, &why))
+		if (rc == -EAGAIN && !resume_committed(s, &why)) {
+			rc = 0;
 			break;
+		}
 		if (!rc || rc == -ECANCELED || rc == -ESTALE) {
 			if (rc == -ESTALE && err->text[0])
 				pgr_fail_prefix(err, "the target did not start the guest");
@@ -623,6 +628,7 @@ int source_run(struct guest_source *g, const struct source_params *p, const stru
 	struct source *s = malloc(sizeof(*s));
 	int rc;
 
+	res->outcome = SESSION_STAYED;
 	if (!s)
 		return pgr_fail(err, -ENOMEM, "no memory for a session");
 	rc = source_open(s, g, p, o, res, false, err);
@@ -691,6 +697,7 @@ int source_save(struct guest_source *g, struct channel *out, const struct source
 	struct stream_writer w;
 	int rc;
 
+	res->outcome = SESSION_STAYED;
 	if (!s)
 		return pgr_fail(err, -ENOMEM, "no memory for a session");
 	rc = source_open(s, g, p, o, res, true, err);

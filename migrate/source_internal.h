@@ -21,6 +21,7 @@ struct source_lane {
 	pthread_t listener; /* reads what the target sends on this channel */
 	bool listener_running;
 	struct channel *in; /* the lane's channel, as the listener sees it */
+	uint64_t heard_ns;  /* when the last record came; under s->lock */
 	struct stream_reader reader;
 	struct encode_stats stats; /* copy for the reporter, under s->lock */
 	struct stream_order order; /* of what the target sends on this connection */

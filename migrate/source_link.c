@@ -37,6 +37,13 @@ void source_fail(struct source *s, const struct pgr_error *err)
 /* A connection is gone, or (a code that no reconnecting mends) the session is. */
 static void link_failed(struct source *s, const struct pgr_error *err)
 {
+	bool on_purpose;
+
+	pthread_mutex_lock(&s->lock);
+	on_purpose = s->stopping_threads;
+	pthread_mutex_unlock(&s->lock);
+	if (on_purpose)
+		return;
 	if (s->file || !session_is_loss(err->code)) {
 		source_fail(s, err);
 		return;
@@ -201,6 +208,7 @@ static int hear(struct source_lane *sl, const struct stream_record *rec, struct 
 		break;
 	}
 	pthread_mutex_lock(&s->lock);
+	sl->heard_ns = session_now_ns();
 	switch (rec->type) {
 	case PGR_REC_HELLO_REPLY:
 		memcpy(&s->reply, rec->body, sizeof(s->reply));
@@ -248,12 +256,7 @@ static void *listener_main(void *arg)
 		if (!rc)
 			rc = hear(sl, &rec, &err);
 	}
-	pthread_mutex_lock(&s->lock);
-	if (s->stopping_threads)
-		rc = 0;
-	pthread_mutex_unlock(&s->lock);
-	if (rc)
-		link_failed(s, &err);
+	link_failed(s, &err);
 	return NULL;
 }
 
@@ -264,6 +267,7 @@ static int lane_link(struct source *s, unsigned i, struct channel *c, struct pgr
 	int rc;
 
 	sl->in = c;
+	sl->heard_ns = session_now_ns();
 	rc = lane_start(&sl->lane, c, err);
 	if (rc)
 		return rc;
@@ -427,6 +431,22 @@ static int reconnect(struct source *s, struct pgr_error *err)
 	return 0;
 }
 
+/* Take a connection that has gone silent for lost. Caller holds lock. */
+static void watch_silence(struct source *s)
+{
+	unsigned limit = s->p->silence_ms ? s->p->silence_ms : SESSION_SILENCE_DEFAULT_MS;
+
+	for (unsigned i = 0; i < s->nr && !s->file && !s->lost; i++) {
+		struct source_lane *sl = &s->lanes[i];
+
+		if (!sl->listener_running || session_now_ns() - sl->heard_ns < limit * 1000000ull)
+			continue;
+		s->lost = true;
+		pgr_fail(&s->lost_error, -ETIMEDOUT, "%s: nothing was heard on channel %u for %u s",
+			 sl->in->peer, i, (limit + 999) / 1000);
+	}
+}
+
 int source_wait(struct source *s, bool (*done)(struct source *s), uint64_t until_ns,
 		struct pgr_error *err)
 {
@@ -443,6 +463,7 @@ int source_wait(struct source *s, bool (*done)(struct source *s), uint64_t until
 		}
 		if (done(s))
 			break;
+		watch_silence(s);
 		if (reporter_cancelled(&s->reporter) && !s->committed) {
 			rc = pgr_fail(err, -ECANCELED, "cancelled");
 			break;

@@ -448,6 +448,7 @@ int target_run(struct guest_sink *sink, const struct target_params *p,
 	struct pgr_error why = PGR_ERROR_NONE;
 	int rc;
 
+	res->outcome = SESSION_STAYED;
 	if (!t)
 		return pgr_fail(err, -ENOMEM, "no memory for a session");
 	rc = target_open(t, sink, p, o, res, false, err);
@@ -477,6 +478,7 @@ int target_restore(struct guest_sink *sink, struct channel *in, bool start_it,
 	struct guest_refusals refusals;
 	int rc;
 
+	res->outcome = SESSION_STAYED;
 	if (!t)
 		return pgr_fail(err, -ENOMEM, "no memory for a session");
 	rc = target_open(t, sink, NULL, o, res, true, err);

@@ -24,6 +24,9 @@ struct target_lane {
 	struct stream_order order; /* of what took effect */
 	uint32_t applied;	   /* sequence of the next record to take effect */
 	uint64_t round_pages, round_bytes, stream_records, stream_bytes;
+	uint64_t
+		next_offset; /* on this connection, of the record after the last that took effect */
+	uint64_t verified;   /* pages that hold memory, in the VERIFY round */
 	bool verifying, ended;
 	bool usable;  /* initialised */
 	bool greeted; /* had a connection */
@@ -32,6 +35,7 @@ struct target_lane {
 	bool quiet;	    /* its connection is being ended on purpose; under t->lock */
 	uint64_t lost_ns;   /* since when it has no connection, 0: it has; under t->lock */
 	struct pgr_error lost_error;
+	uint64_t heard_ns;   /* when the last record came; under t->lock */
 	uint64_t wire_bytes; /* read on this connection */
 
 	struct channel *channel; /* owned; NULL between connections */

@@ -146,6 +146,23 @@ static void link_failed(struct target_lane *tl, const struct pgr_error *err)
 	pthread_mutex_unlock(&t->lock);
 }
 
+/* Nothing comes after END in a file: it would be something else than what was written. */
+static int file_ends(struct target_lane *tl, struct pgr_error *err)
+{
+	struct channel *c = tl->channel;
+	uint8_t byte;
+	int rc = c->ops->read(c, &byte, sizeof(byte), err);
+
+	if (rc == -ENODATA)
+		return 0;
+	if (rc)
+		return rc;
+	return pgr_fail(
+		err, -EPROTO,
+		"%s goes on after its last record at offset %llu: it is damaged or something was appended; use the file as it was saved",
+		c->peer, (unsigned long long)tl->reader.offset);
+}
+
 static void *receiver_main(void *arg)
 {
 	struct target_lane *tl = arg;
@@ -158,12 +175,16 @@ static void *receiver_main(void *arg)
 		rc = stream_read(&tl->reader, &rec, &err);
 		if (!rc)
 			__atomic_store_n(&tl->wire_bytes, tl->channel->read, __ATOMIC_RELAXED);
+		end = !rc && tl->t->file && rec.type == PGR_REC_END;
+		if (end)
+			rc = file_ends(tl, &err);
 		if (!rc)
 			rc = enqueue(tl, &rec, &err);
-		/* The body of an END in a file is the end of the file; what follows is not read. */
-		end = !rc && tl->t->file && rec.type == PGR_REC_END;
+		pthread_mutex_lock(&tl->t->lock);
+		tl->heard_ns = session_now_ns();
+		pthread_mutex_unlock(&tl->t->lock);
 	} while (!rc && !end);
-	if (end)
+	if (end && !rc)
 		return NULL;
 	pthread_mutex_lock(&tl->t->lock);
 	tl->receiver_done = true;
@@ -304,6 +325,8 @@ int target_lane_start(struct target *t, unsigned i, struct pgr_error *err)
 	tl->quiet = false;
 	tl->receiver_done = false;
 	tl->lost_ns = 0;
+	tl->heard_ns = session_now_ns();
+	tl->next_offset = tl->reader.offset;
 	if (!tl->applier_running) {
 		rc = -pthread_create(&tl->applier, NULL, applier_main, tl);
 		if (rc)
@@ -524,6 +547,25 @@ static int take(struct target *t, unsigned i, struct channel *c, enum pgr_purpos
 	return rc;
 }
 
+/* Take a connection that has gone silent for lost, unless we are the slow ones. Caller holds t->lock. */
+static void watch_silence(struct target *t, struct target_lane *tl)
+{
+	unsigned limit = t->p && t->p->silence_ms ? t->p->silence_ms : SESSION_SILENCE_DEFAULT_MS;
+	bool idle;
+
+	if (t->file || tl->lost_ns || !tl->receiver_running ||
+	    session_now_ns() - tl->heard_ns < limit * 1000000ull)
+		return;
+	pthread_mutex_lock(&tl->lock);
+	idle = tl->queued_bytes == 0;
+	pthread_mutex_unlock(&tl->lock);
+	if (!idle)
+		return;
+	tl->lost_ns = session_now_ns();
+	pgr_fail(&tl->lost_error, -ETIMEDOUT, "nothing was heard on channel %u for %u s", tl->index,
+		 (limit + 999) / 1000);
+}
+
 int target_wait(struct target *t, bool (*done)(struct target *t), struct pgr_error *err)
 {
 	uint64_t patience =
@@ -558,6 +600,8 @@ int target_wait(struct target *t, bool (*done)(struct target *t), struct pgr_err
 		for (unsigned i = 0; i < t->nr && !rc; i++) {
 			struct target_lane *tl = &t->lanes[i];
 
+			if (tl->usable)
+				watch_silence(t, tl);
 			if (!tl->lost_ns)
 				continue;
 			if (!(t->features & PGR_FEATURE_RESUME) ||

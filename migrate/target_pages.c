@@ -129,6 +129,7 @@ static int verify_pages(struct target_lane *tl, const struct stream_record *rec,
 		return rc;
 	rc = decoder_compare(tl->decoder, m.page, &differs, err);
 	unmap_pages(tl, &m);
+	tl->verified += m.nr;
 	if (!rc && differs >= 0)
 		rc = pgr_fail(err, -EBADMSG,
 			      "verification failed: pfn %llu differs from the source's",
@@ -193,6 +194,37 @@ static void count(struct target_lane *tl, const struct stream_record *rec,
 	pthread_mutex_unlock(&tl->t->lock);
 }
 
+/* The record uses only what was agreed on. The decoder has checked its shape. */
+static int check_features(const struct target_lane *tl, const struct stream_record *rec,
+			  const struct decoded_header *h, struct pgr_error *err)
+{
+	static const struct {
+		uint32_t feature;
+		const char *name;
+	} of_codec[] = {
+		[PGR_CODEC_RAW] = {0, "raw"},
+		[PGR_CODEC_LZ4] = {PGR_FEATURE_LZ4, "LZ4"},
+		[PGR_CODEC_ZSTD] = {PGR_FEATURE_ZSTD, "ZSTD"},
+	};
+	const struct pgr_pages *b = (const void *)rec->body;
+	const struct pgr_group *g =
+		(const void *)(rec->body + sizeof(*b) + b->nr_pages * sizeof(uint64_t));
+
+	for (unsigned i = 0; i < b->nr_groups; i++)
+		if ((tl->t->features & of_codec[g[i].codec].feature) !=
+		    of_codec[g[i].codec].feature)
+			return pgr_fail(err, -EPROTO,
+					"group %u uses %s, which is not among the agreed features",
+					i, of_codec[g[i].codec].name);
+	for (unsigned i = 0; i < h->nr; i++)
+		if (h->transform[i] == PGR_DELTA && !(tl->t->features & PGR_FEATURE_DELTA))
+			return pgr_fail(
+				err, -EPROTO,
+				"pfn %llu comes as DELTA, which is not among the agreed features",
+				(unsigned long long)h->pfn[i]);
+	return 0;
+}
+
 static int apply_pages(struct target_lane *tl, const struct stream_record *rec,
 		       struct pgr_error *err)
 {
@@ -203,6 +235,8 @@ static int apply_pages(struct target_lane *tl, const struct stream_record *rec,
 	if (rc)
 		return rc;
 	rc = decoder_parse(tl->decoder, rec->body, rec->length, tl->t->d.info.nr_pfns, &h, err);
+	if (!rc)
+		rc = check_features(tl, rec, &h, err);
 	if (rc)
 		return where(err, tl, rec);
 	rc = claim(tl, rec, &h, err);
@@ -226,6 +260,12 @@ static int apply_round_end(struct target_lane *tl, const struct stream_record *r
 			"round %u ends with %llu pages in %llu bytes where %llu pages in %llu bytes were received",
 			end.round, (unsigned long long)end.pages, (unsigned long long)end.bytes,
 			(unsigned long long)tl->round_pages, (unsigned long long)tl->round_bytes);
+		rc = where(err, tl, rec);
+	}
+	if (!rc && tl->verifying && tl->verified != tl->sum.pages) {
+		pgr_fail(err, -EBADMSG,
+			 "verification failed: %llu pages came again of %llu that were received",
+			 (unsigned long long)tl->verified, (unsigned long long)tl->sum.pages);
 		rc = where(err, tl, rec);
 	}
 	tl->round_pages = tl->round_bytes = 0;
@@ -318,9 +358,15 @@ static int apply_known(struct target_lane *tl, const struct stream_record *rec,
 int target_apply(struct target_lane *tl, const struct stream_record *rec, struct pgr_error *err)
 {
 	struct iovec body = {.iov_len = rec->length};
-	int rc = apply_known(tl, rec, err);
+	uint64_t bytes = session_record_bytes(&body, 1);
+	int rc;
 
+	/* The reader skips optional records that it does not know; END counts them, and the number and place of the next one tell. */
+	tl->stream_records = rec->sequence;
+	tl->stream_bytes += rec->offset - tl->next_offset;
+	rc = apply_known(tl, rec, err);
 	tl->stream_records++;
-	tl->stream_bytes += session_record_bytes(&body, 1);
+	tl->stream_bytes += bytes;
+	tl->next_offset = rec->offset + bytes;
 	return rc;
 }

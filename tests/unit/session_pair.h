@@ -21,7 +21,8 @@ struct pair_end {
 	enum session_mark marks[PAIR_MARKS_MAX];
 	unsigned nr_marks;
 	unsigned mark_fails; /* the n-th mark fails (1: the first) */
-	enum session_phase cancel_at; /* set cancel when this phase is reached; SESSION_FAILED: never */
+	enum session_phase
+		cancel_at; /* set cancel when this phase is reached; SESSION_FAILED: never */
 	char messages[8192];
 	enum session_phase phases[64];
 	unsigned nr_phases;
@@ -39,9 +40,10 @@ struct pair_options {
 	struct fault_plan fault; /* on the source's side of one connection */
 	unsigned fault_channel;
 	unsigned fault_connection; /* which connection of that channel, 0: the first */
-	unsigned refuse_after; /* connections, then the target cannot be reached; 0: never */
-	unsigned refuse_number; /* how many are refused then; 0: all */
+	unsigned refuse_after;	   /* connections, then the target cannot be reached; 0: never */
+	unsigned refuse_number;	   /* how many are refused then; 0: all */
 	unsigned source_mark_fails, target_mark_fails;
+	unsigned long source_alloc_fails; /* the n-th allocation of the source's main thread */
 	enum session_phase source_cancel, target_cancel; /* 0 (CONNECT): never */
 	bool target_dies_silently; /* when the target has ended nobody answers */
 };
@@ -49,7 +51,7 @@ struct pair_options {
 struct pair {
 	struct pair_options o;
 	struct guest_sim *guest;
-	uint8_t uuid[16];
+	uint64_t overlaps, allocated; /* before */
 	struct pair_end source, target;
 	struct guest_source *g;
 	struct guest_sink *s;
@@ -63,9 +65,8 @@ struct pair {
 	} waiting[64];
 	unsigned nr_waiting;
 	unsigned connections, made[PGR_CHANNELS_MAX];
-	bool target_over;
+	bool target_over, source_over;
 	bool fault_fired;
-	struct channel *faulty;
 	char capture[64]; /* directory with what was sent */
 };
 
