@@ -6,9 +6,12 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 
 from labkit.errors import say
 from labkit.place import CACHE
+
+UNUSED_DAYS = 14
 
 
 def digest(*parts):
@@ -50,6 +53,14 @@ def locked(path, waiting_for):
         yield
 
 
+def _forget(kind):
+    """Removes what was made of this kind and not used for UNUSED_DAYS."""
+    for entry in os.listdir(CACHE):
+        path = os.path.join(CACHE, entry)
+        if entry.startswith(f"{kind}-") and time.time() - os.stat(path).st_mtime > UNUSED_DAYS * 86400:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def cached(kind, key, make):
     """
     Returns the folder kind-key of the cache, calling make(empty folder) when it is not there.
@@ -59,6 +70,7 @@ def cached(kind, key, make):
     """
     final = os.path.join(CACHE, f"{kind}-{key}")
     if os.path.isdir(final):
+        os.utime(final)
         return final
     with locked(os.path.join(CACHE, f"{kind}.lock"), kind):
         if os.path.isdir(final):
@@ -69,6 +81,7 @@ def cached(kind, key, make):
         try:
             make(partial)
             os.rename(partial, final)
+            _forget(kind)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

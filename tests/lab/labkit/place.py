@@ -13,6 +13,7 @@ REPO = os.path.dirname(os.path.dirname(LAB))
 CACHE = os.path.join(os.environ.get("PAGURUS_CACHE") or "/var/cache/pagurus", "lab")
 
 HOST_NAMES = "abcdefgh"
+KERNELS = ("6.1", "6.12")  # of dom0; root/build makes them
 MAX_SOCKET_PATH = 90  # sun_path holds 108 bytes and ssh adds 17 while it makes its socket
 
 
@@ -40,7 +41,7 @@ class Place:
 
     def host(self, host, item=""):
         """Path of a file that belongs to one host."""
-        return os.path.join(self.state, host, item)
+        return os.path.join(self.state, host, item) if item else os.path.join(self.state, host)
 
     def disk(self, host, item):
         """Path of a disk image that belongs to one host."""

@@ -140,6 +140,12 @@ def kill(place, host):
     return True
 
 
+def kill_all(place, hosts):
+    """Ends the QEMU of each host that runs."""
+    for host in hosts:
+        kill(place, host)
+
+
 class Qmp:
     """A connection to the host's QEMU monitor."""
 

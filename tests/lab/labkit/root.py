@@ -8,7 +8,6 @@ from labkit.cache import cached, digest, digest_tree
 from labkit.errors import LabError, say
 from labkit.place import LAB
 
-KERNELS = ("6.1", "6.12")
 VERSIONED = ("xen-hypervisor-4.17-amd64", "linux-image-amd64", "systemd", "openssh-server")
 
 

@@ -60,10 +60,9 @@ def remove(place, root):
     Ends all hosts and removes everything but the logs; works on a lab that is half up as well.
     root is the folder with the keys, or None when it is not known yet.
     """
-    for host in HOST_NAMES:
-        if root:
-            ssh.close_master(place, host, root)
-        qemu.kill(place, host)
+    for host in HOST_NAMES if root else ():
+        ssh.close_master(place, host, root)
+    qemu.kill_all(place, HOST_NAMES)
     network.destroy(place.netns)
     shutil.rmtree(place.disks, ignore_errors=True)
     for host in HOST_NAMES:

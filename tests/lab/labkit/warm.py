@@ -14,14 +14,16 @@ machine only, and the key says so. The host's clock is set when it is prepared f
 import os
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import time
 
-from labkit import boot, qemu
+from labkit import boot, parallel, qemu
 from labkit.cache import digest, locked
 from labkit.errors import say
 from labkit.place import CACHE
 
 SAVE_SECONDS = 120
+KEPT = 8  # saved hosts, of 0.4 GB each, that may lie unused for longer than:
+UNUSED_SECONDS = 3600
 MACHINE_OPTIONS = ("root", "kernel", "smp", "mem", "dom0_mem", "machine", "cpu", "xen_args", "dom0_args",
                    "qemu_args", "hypervisor")
 
@@ -42,6 +44,16 @@ def _code():
     for module in (qemu, boot):
         with open(module.__file__, "rb") as file:
             yield file.read()
+
+
+def _forget():
+    """Removes saved hosts that cannot be used any more and those that were not used lately."""
+    here = [entry for entry in os.listdir(CACHE) if entry.startswith("warm-") and entry != "warm.lock"]
+    usable = [entry for entry in here if entry.startswith(f"warm-{_this_boot()}-")]
+    old = [entry for entry in usable if time.time() - os.stat(os.path.join(CACHE, entry)).st_mtime > UNUSED_SECONDS]
+    old.sort(key=lambda entry: os.stat(os.path.join(CACHE, entry)).st_mtime, reverse=True)
+    for entry in set(here) - set(usable) | set(old[KEPT:]):
+        shutil.rmtree(os.path.join(CACHE, entry), ignore_errors=True)
 
 
 def _save(place, host, options, final):
@@ -74,19 +86,17 @@ def prepare(place, hosts, options):
         return folders
     with locked(os.path.join(CACHE, "warm.lock"), "booted hosts"):
         missing = [host for host in hosts if not os.path.isdir(folders[host])]
-        for entry in os.listdir(CACHE):
-            # Nothing of another boot of this machine can be in use, or be used again.
-            if entry.startswith("warm-") and not entry.startswith(f"warm-{_this_boot()}-"):
-                shutil.rmtree(os.path.join(CACHE, entry), ignore_errors=True)
+        _forget()
         if missing:
             say(f"booting {', '.join(missing)} for the first time with these options (later labs skip this)")
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(lambda host: _save(place, host, options, folders[host]), missing))
+            parallel.each(lambda host: _save(place, host, options, folders[host]), missing,
+                          lambda: qemu.kill_all(place, missing))
     return folders
 
 
 def resume(place, host, options, folder):
     """Starts the host from the saved one in folder."""
+    os.utime(folder)
     shutil.copyfile(os.path.join(folder, "root.qcow2"), place.disk(host, "root.qcow2"))
     shutil.copyfile(os.path.join(folder, "console.log"), place.host(host, "console.log"))
     qemu.start(place, host, options, memory=(os.path.join(folder, "memory"), "off"), incoming=True)
