@@ -53,19 +53,22 @@ void daemon_log(const char *fmt, ...)
 	va_end(ap);
 }
 
+static void refill_log(struct daemon *d, uint64_t now)
+{
+	if (now < d->log_refill_ms)
+		return;
+	if (d->log_suppressed)
+		daemon_log("%u more lines about connections were left out", d->log_suppressed);
+	d->log_suppressed = 0;
+	d->log_tokens = LOG_BURST;
+	d->log_refill_ms = now + LOG_REFILL_MS;
+}
+
 void daemon_log_stranger(struct daemon *d, const char *fmt, ...)
 {
-	uint64_t now = daemon_now_ms();
 	va_list ap;
 
-	if (now >= d->log_refill_ms) {
-		if (d->log_suppressed)
-			daemon_log("%u more lines about connections were left out",
-				   d->log_suppressed);
-		d->log_suppressed = 0;
-		d->log_tokens = LOG_BURST;
-		d->log_refill_ms = now + LOG_REFILL_MS;
-	}
+	refill_log(d, daemon_now_ms());
 	if (!d->log_tokens) {
 		d->log_suppressed++;
 		return;
@@ -133,6 +136,8 @@ static void turn(struct daemon *d)
 	uint64_t now = daemon_now_ms();
 	int n;
 
+	if (d->log_suppressed)
+		refill_log(d, now);
 	daemon_accept_expire(d, now);
 	daemon_task_expire(d, now);
 	if (now >= d->next_scan_ms)
@@ -285,24 +290,37 @@ static int go_to_background(int *ready)
 	return 0;
 }
 
-static void tell_parent(int ready)
+/* Without a terminal: the log goes to STATE/daemon.log, so that nobody who started it waits for the end of a pipe. */
+static void tell_parent(const struct daemon *d, int ready)
 {
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	char path[PATH_MAX];
+	int null, log;
 
 	if (ready < 0)
 		return;
+	snprintf(path, sizeof(path), "%s/daemon.log", d->paths.state);
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (log < 0)
+		daemon_log("cannot write %s: %s; nothing is logged", path, strerror(errno));
+	dup2(null, STDIN_FILENO);
+	dup2(null, STDOUT_FILENO);
+	dup2(log < 0 ? null : log, STDERR_FILENO);
+	close(null);
+	if (log >= 0)
+		close(log);
 	if (write(ready, "1", 1) != 1)
 		daemon_log("nobody waits for this daemon to be ready");
 	close(ready);
-	/* The log stays on standard error: who starts a daemon in the background says where that goes. */
-	dup2(null, STDIN_FILENO);
-	dup2(null, STDOUT_FILENO);
-	close(null);
 }
 
 int verb_daemon(int argc, char **argv)
 {
-	static struct daemon d = {.control = -1, .signals = -1, .lock = -1, .sim_run_ms = 1000};
+	static struct daemon d = {.control = -1,
+				  .signals = -1,
+				  .lock = -1,
+				  .sim_run_ms = 1000,
+				  .resume_wait_ms = 60000};
 	const char *listen = "";
 	bool foreground = false;
 	const struct option_spec options[] = {
@@ -311,6 +329,9 @@ int verb_daemon(int argc, char **argv)
 		PATHS_OPTION_STATE(&d.paths),
 		PATHS_OPTION_CONFIG(&d.paths),
 		PATHS_OPTION_CONTROL(&d.paths),
+		{"resume-wait", OPTION_MS, &d.resume_wait_ms, "TIME",
+		 "keep what arrived of a guest for a source that went away (default 60s)", 1,
+		 3600000},
 		{"foreground", OPTION_FLAG, &foreground, NULL, "stay in the foreground", 0, 0},
 		{"allow-sim", OPTION_FLAG, &d.allow_sim, NULL,
 		 "also move simulated guests (for tests)", 0, 0},
@@ -321,7 +342,7 @@ int verb_daemon(int argc, char **argv)
 	};
 	const struct usage usage = {
 		"pagurus daemon [OPTIONS]",
-		"The host daemon: takes guests from hosts that are trusted, and moves this host's to them.\nWithout --foreground it goes to the background once it listens.",
+		"The host daemon: takes guests from hosts that are trusted, and moves this host's to them.\nWithout --foreground it goes to the background once it listens, and logs to daemon.log in the state folder.",
 		options, 0, 0};
 	struct pgr_error err = PGR_ERROR_NONE;
 	int count, status, ready = -1, rc;
@@ -341,7 +362,7 @@ int verb_daemon(int argc, char **argv)
 		return EXIT_FAILED;
 	}
 	tell_ready();
-	tell_parent(ready);
+	tell_parent(&d, ready);
 	while (!d.stopping || (daemon_task_any(&d) && daemon_now_ms() < d.stop_deadline_ms))
 		turn(&d);
 	unlink(d.paths.control);

@@ -28,7 +28,7 @@
 #define DAEMON_WATCHES_MAX   (8 + DAEMON_PENDING_MAX + DAEMON_TASKS_MAX + DAEMON_CLIENTS_MAX)
 
 #define DAEMON_PREAMBLE_MS 5000
-#define DAEMON_SCAN_MS	   10000
+#define DAEMON_SCAN_MS	   5000
 #define DAEMON_STOP_MS	   20000
 
 struct daemon;
@@ -88,6 +88,8 @@ struct daemon {
 	struct paths paths;
 	bool allow_sim;
 	uint64_t sim_run_ms;
+	uint64_t
+		resume_wait_ms; /* how long a guest that was arriving waits for a source that went away */
 	int listeners[4];
 	int nr_listeners;
 	int control;

@@ -21,6 +21,8 @@ const atomic_bool *interrupt_catch(void)
 	sigemptyset(&catch.sa_mask);
 	for (unsigned i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
 		sigaction(numbers[i], &catch, NULL);
+	/* As errors of write(): a reader that is gone, a limit on file sizes. */
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 	return &interrupted;
 }

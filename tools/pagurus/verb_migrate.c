@@ -23,6 +23,7 @@ struct migrate_options {
 	struct paths paths;
 	const char *compress;
 	uint64_t downtime_ms, bandwidth, channels, max_rounds, max_time_ms, throttle, delta_cache;
+	uint64_t reconnect_ms, suspend_timeout_ms;
 	bool verify, dry_run, json, detach;
 };
 
@@ -37,14 +38,15 @@ struct conversation {
 
 static json_t *make_request(const struct migrate_options *o, const char *guest, const char *host)
 {
-	return json_pack("{ss so so ss sI sI sI sI sI sI sI sb sb}", "request", "migrate", "guest",
-			 message_string(guest), "host", message_string(host), "compress",
-			 o->compress, "downtime_ms", (json_int_t)o->downtime_ms, "bandwidth",
-			 (json_int_t)o->bandwidth, "channels", (json_int_t)o->channels,
-			 "max_rounds", (json_int_t)o->max_rounds, "max_time_ms",
-			 (json_int_t)o->max_time_ms, "throttle", (json_int_t)o->throttle,
-			 "delta_cache", (json_int_t)o->delta_cache, "verify", o->verify, "dry_run",
-			 o->dry_run);
+	return json_pack(
+		"{ss so so ss sI sI sI sI sI sI sI sI sI sb sb}", "request", "migrate", "guest",
+		message_string(guest), "host", message_string(host), "compress", o->compress,
+		"downtime_ms", (json_int_t)o->downtime_ms, "bandwidth", (json_int_t)o->bandwidth,
+		"channels", (json_int_t)o->channels, "max_rounds", (json_int_t)o->max_rounds,
+		"max_time_ms", (json_int_t)o->max_time_ms, "throttle", (json_int_t)o->throttle,
+		"delta_cache", (json_int_t)o->delta_cache, "reconnect_ms",
+		(json_int_t)o->reconnect_ms, "suspend_timeout_ms",
+		(json_int_t)o->suspend_timeout_ms, "verify", o->verify, "dry_run", o->dry_run);
 }
 
 /* An end that the daemon did not report as a result. */
@@ -180,6 +182,8 @@ int verb_migrate(int argc, char **argv)
 				    .downtime_ms = 300,
 				    .channels = 1,
 				    .throttle = 100,
+				    .reconnect_ms = 30000,
+				    .suspend_timeout_ms = 60000,
 				    .delta_cache = 64u << 20};
 	const struct option_spec options[] = {
 		{"downtime", OPTION_MS, &o.downtime_ms, "TIME",
@@ -201,6 +205,11 @@ int verb_migrate(int argc, char **argv)
 		{"throttle", OPTION_COUNT, &o.throttle, "PERCENT",
 		 "slow the guest down to this much of its speed if needed (default 100: never)", 1,
 		 100},
+		{"reconnect", OPTION_MS, &o.reconnect_ms, "TIME",
+		 "try so long to get a lost connection back, a third of it once the guest is stopped (default 30s)",
+		 3, 3600000},
+		{"suspend-timeout", OPTION_MS, &o.suspend_timeout_ms, "TIME",
+		 "give up when the guest does not stop by then (default 60s)", 1, 3600000},
 		{"dry-run", OPTION_FLAG, &o.dry_run, NULL,
 		 "ask whether the host would take it, move nothing", 0, 0},
 		{"detach", OPTION_FLAG, &o.detach, NULL, "return as soon as the move is under way",

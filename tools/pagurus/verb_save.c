@@ -111,6 +111,8 @@ static int run(struct save *s, const char *path, struct pgr_error *err)
 	rc = open_guest(s, err);
 	if (!rc)
 		rc = channel_file_create(s->path, s->overwrite, &s->file, err);
+	if (rc == -EEXIST && !s->file)
+		pgr_fail(err, rc, "%s exists: choose another name, or say --overwrite", s->path);
 	if (!rc)
 		rc = local_session_begin(&s->session, err);
 	if (!rc)

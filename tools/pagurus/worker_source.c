@@ -73,6 +73,10 @@ static int fill_params(struct worker *w, struct departure *d, struct pgr_error *
 	p->policy.max_time_ns = message_number(r, "max_time_ms") * 1000000;
 	p->policy.max_rounds = (unsigned)message_number(r, "max_rounds");
 	p->policy.min_speed = (unsigned)message_number(r, "throttle");
+	p->suspend_timeout_ms = (unsigned)message_number(r, "suspend_timeout_ms");
+	p->reconnect_ms = (unsigned)message_number(r, "reconnect_ms");
+	/* A guest that stands still waits less. */
+	p->reconnect_stopped_ms = p->reconnect_ms / 3;
 	p->connect = connect_link_open;
 	p->connect_ctx = &d->link;
 	if (!p->channels || p->channels > PGR_CHANNELS_MAX || p->policy.min_speed < 1 ||

@@ -215,6 +215,7 @@ int worker_target(struct worker *w)
 	struct guest_sink *sink = NULL;
 	int rc;
 
+	params.resume_wait_ms = (unsigned)message_number(w->request, "resume_wait_ms");
 	init_arrivals(&arrivals, w);
 	rc = authenticate(&arrivals, &w->first, NULL, arrivals.peer, &err);
 	if (!rc) {
