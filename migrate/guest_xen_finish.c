@@ -35,9 +35,8 @@
 
 /* ---- what the records name ---- */
 
-/* The frame of a page that has to be ordinary memory (level 0) or a table of a level. */
-static int frame_of(const struct xen_sink *s, uint64_t pfn, unsigned level, const char *what,
-		    uint64_t *frame, struct pgr_error *err)
+int xen_sink_page(const struct xen_sink *s, uint64_t pfn, unsigned level, const char *what,
+		  uint64_t *frame, struct pgr_error *err)
 {
 	*frame = xen_sink_frame(s, pfn);
 	if (*frame == PV_FRAME_NONE)
@@ -102,8 +101,8 @@ static int localise_batch(struct xen_sink *s, const uint64_t *pfns, unsigned nr,
 	int rc = 0;
 
 	for (i = 0; i < nr && !rc; i++)
-		rc = frame_of(s, pfns[i], s->type[pfns[i]] & PGR_TYPE_LEVEL_MASK, "a page table",
-			      &frames[i], err);
+		rc = xen_sink_page(s, pfns[i], s->type[pfns[i]] & PGR_TYPE_LEVEL_MASK,
+				   "a page table", &frames[i], err);
 	if (rc)
 		return rc;
 	map = xen_map(&s->calls, s->made.domid, PROT_READ | PROT_WRITE, nr, frames, NULL);
@@ -188,8 +187,8 @@ static int fill_p2m(struct xen_sink *s, struct pgr_error *err)
 	int rc;
 
 	for (i = 0; i < in->nr_table; i++) {
-		rc = frame_of(s, in->table_pfns[i], PGR_TYPE_ORDINARY, "a page of the guest's P2M",
-			      &frame, err);
+		rc = xen_sink_page(s, in->table_pfns[i], PGR_TYPE_ORDINARY,
+				   "a page of the guest's P2M", &frame, err);
 		if (rc)
 			return rc;
 		page = xen_map_one(&s->calls, s->made.domid, PROT_READ | PROT_WRITE, frame);
@@ -209,35 +208,27 @@ static int fill_p2m(struct xen_sink *s, struct pgr_error *err)
 /* ---- start_info and shared_info ---- */
 
 static int fill_start_info(struct xen_sink *s, uint64_t shared_info_frame, uint64_t *start_frame,
-			   uint64_t *store_frame, uint64_t *console_frame, struct pgr_error *err)
+			   struct pgr_error *err)
 {
 	struct start_info *si;
-	int rc = frame_of(s, s->in.start_info_pfn, PGR_TYPE_ORDINARY, "start_info", start_frame,
-			  err);
+	int rc = xen_sink_page(s, s->in.start_info_pfn, PGR_TYPE_ORDINARY, "start_info",
+			       start_frame, err);
 
 	if (rc)
 		return rc;
 	si = xen_map_one(&s->calls, s->made.domid, PROT_READ | PROT_WRITE, *start_frame);
 	if (!si)
 		return pgr_fail_errno(err, -errno, "start_info of the guest cannot be mapped");
-	/* A guest that suspends has put pfns there. */
-	rc = frame_of(s, si->store_mfn, PGR_TYPE_ORDINARY, "Xenstore's page in start_info",
-		      store_frame, err);
-	if (!rc)
-		rc = frame_of(s, si->console.domU.mfn, PGR_TYPE_ORDINARY,
-			      "the console's page in start_info", console_frame, err);
-	if (!rc) {
-		si->nr_pages = s->populated;
-		si->shared_info = shared_info_frame << 12;
-		/* How the tools read its P2M was settled when it booted; the rest is for domains with rights. */
-		si->flags &= SIF_VIRT_P2M_4TOOLS;
-		si->store_mfn = *store_frame;
-		si->store_evtchn = s->made.store_port;
-		si->console.domU.mfn = *console_frame;
-		si->console.domU.evtchn = s->made.console_port;
-	}
+	si->nr_pages = s->populated;
+	si->shared_info = shared_info_frame << 12;
+	/* How the tools read its P2M was settled when it booted; the rest is for domains with rights. */
+	si->flags &= SIF_VIRT_P2M_4TOOLS;
+	si->store_mfn = s->store_frame;
+	si->store_evtchn = s->made.store_port;
+	si->console.domU.mfn = s->console_frame;
+	si->console.domU.evtchn = s->made.console_port;
 	xen_unmap(&s->calls, si, 1);
-	return rc;
+	return 0;
 }
 
 static int fill_shared_info(struct xen_sink *s, uint64_t frame, struct pgr_error *err)
@@ -249,8 +240,8 @@ static int fill_shared_info(struct xen_sink *s, uint64_t frame, struct pgr_error
 	int rc = 0;
 
 	if (from->arch.p2m_cr3)
-		rc = frame_of(s, xen_cr3_to_pfn(from->arch.p2m_cr3), PGR_TYPE_L4,
-			      "the top table of the guest's P2M", &table, err);
+		rc = xen_sink_page(s, xen_cr3_to_pfn(from->arch.p2m_cr3), PGR_TYPE_L4,
+				   "the top table of the guest's P2M", &table, err);
 	if (rc)
 		return rc;
 	to = xen_map_one(&s->calls, s->made.domid, PROT_READ | PROT_WRITE, frame);
@@ -273,40 +264,6 @@ static int fill_shared_info(struct xen_sink *s, uint64_t frame, struct pgr_error
 	to->arch.p2m_vaddr = from->arch.p2m_vaddr;
 	to->arch.p2m_generation = from->arch.p2m_generation;
 	xen_unmap(&s->calls, to, 1);
-	return 0;
-}
-
-/* Xenstore and the console map their pages by grants that a guest is born with. */
-static int grant_pages(struct xen_sink *s, uint64_t store_frame, uint64_t console_frame,
-		       struct pgr_error *err)
-{
-	const struct {
-		unsigned ref;
-		uint64_t frame;
-		uint32_t domid;
-	} grants[] = {
-		{GNTTAB_RESERVED_CONSOLE, console_frame, s->made.console_domid},
-		{GNTTAB_RESERVED_XENSTORE, store_frame, s->made.store_domid},
-	};
-	xenforeignmemory_resource_handle *handle;
-	grant_entry_v1_t *table;
-	void *map = NULL;
-	unsigned i;
-
-	handle = xenforeignmemory_map_resource(
-		s->calls.foreign, (domid_t)s->made.domid, XENMEM_resource_grant_table,
-		XENMEM_resource_grant_table_id_shared, 0, 1, &map, PROT_READ | PROT_WRITE, 0);
-	if (!handle)
-		return pgr_fail_errno(err, -errno, "the grant table of domain %u cannot be mapped",
-				      s->made.domid);
-	table = map;
-	for (i = 0; i < sizeof(grants) / sizeof(grants[0]); i++) {
-		table[grants[i].ref].domid = (domid_t)grants[i].domid;
-		table[grants[i].ref].frame = (uint32_t)grants[i].frame;
-		/* The flags make the entry valid. */
-		__atomic_store_n(&table[grants[i].ref].flags, GTF_permit_access, __ATOMIC_RELEASE);
-	}
-	xenforeignmemory_unmap_resource(s->calls.foreign, handle);
 	return 0;
 }
 
@@ -369,20 +326,20 @@ static int localise_context(struct xen_sink *s, struct vcpu_guest_context *c, ui
 	if (c->gdt_ents > FIRST_RESERVED_GDT_ENTRY)
 		return pgr_fail(err, -EPROTO, "vCPU %u has %lu GDT entries", id, c->gdt_ents);
 	for (i = 0; i < (c->gdt_ents + 511) / 512; i++) {
-		rc = frame_of(s, c->gdt_frames[i], PGR_TYPE_ORDINARY, "a page of a GDT", &frame,
-			      err);
+		rc = xen_sink_page(s, c->gdt_frames[i], PGR_TYPE_ORDINARY, "a page of a GDT",
+				   &frame, err);
 		if (rc)
 			return rc;
 		c->gdt_frames[i] = frame;
 	}
-	rc = frame_of(s, xen_cr3_to_pfn(c->ctrlreg[3]), PGR_TYPE_L4, "a kernel's top table", &frame,
-		      err);
+	rc = xen_sink_page(s, xen_cr3_to_pfn(c->ctrlreg[3]), PGR_TYPE_L4, "a kernel's top table",
+			   &frame, err);
 	if (rc)
 		return rc;
 	c->ctrlreg[3] = xen_pfn_to_cr3(frame);
 	if (c->ctrlreg[1]) {
-		rc = frame_of(s, xen_cr3_to_pfn(c->ctrlreg[1]), PGR_TYPE_L4, "a user's top table",
-			      &frame, err);
+		rc = xen_sink_page(s, xen_cr3_to_pfn(c->ctrlreg[1]), PGR_TYPE_L4,
+				   "a user's top table", &frame, err);
 		if (rc)
 			return rc;
 		c->ctrlreg[1] = xen_pfn_to_cr3(frame);
@@ -517,8 +474,7 @@ static int set_clock(struct xen_sink *s, struct pgr_error *err)
 	return 0;
 }
 
-int xen_sink_assemble(struct xen_sink *s, uint64_t *store_frame, uint64_t *console_frame,
-		      struct pgr_error *err)
+int xen_sink_assemble(struct xen_sink *s, struct pgr_error *err)
 {
 	struct xen_domctl_getdomaininfo info;
 	uint64_t start_frame = 0;
@@ -530,16 +486,16 @@ int xen_sink_assemble(struct xen_sink *s, uint64_t *store_frame, uint64_t *conso
 	rc = xen_domain_info(&s->calls, s->made.domid, &info);
 	if (rc)
 		return pgr_fail_errno(err, rc, "the new domain %u is gone", s->made.domid);
-	rc = localise_tables(s, err);
+	/* First: it changes which frames the tables have to name. */
+	rc = xen_shared_pages_place(s, err);
+	if (!rc)
+		rc = localise_tables(s, err);
 	if (!rc)
 		rc = fill_p2m(s, err);
 	if (!rc)
-		rc = fill_start_info(s, info.shared_info_frame, &start_frame, store_frame,
-				     console_frame, err);
+		rc = fill_start_info(s, info.shared_info_frame, &start_frame, err);
 	if (!rc)
 		rc = fill_shared_info(s, info.shared_info_frame, err);
-	if (!rc)
-		rc = grant_pages(s, *store_frame, *console_frame, err);
 	if (!rc)
 		rc = pin_tables(s, err);
 	for (i = 0; i < PGR_VCPUS_MAX && !rc; i++)

@@ -5,8 +5,8 @@
  *	EMPTY --create--> CREATED --finish--> FINISHED --start--> STARTED
  *	  ^------------------destroy---------------'
  *
- * CREATED: libxl has made the domain under a provisional name and waits for its memory; the hypervisor never ran it. FINISHED: libxl is
- * through, devices included; the domain is paused. In both destroy() leaves nothing.
+ * CREATED: libxl has made the domain under a provisional name; it has its devices already, or libxl still waits for its memory; the
+ * hypervisor never ran it. FINISHED: libxl is through and the guest is whole; the domain is paused. In both destroy() leaves nothing.
  */
 #include "migrate/guest_xen_sink.h"
 
@@ -20,6 +20,7 @@
 #include "migrate/guest_xen.h"
 #include "migrate/page_scan.h"
 #include "migrate/pv_table.h"
+#include "migrate/xen_console_log.h"
 
 static struct xen_sink *of(struct guest_sink *g)
 {
@@ -169,6 +170,25 @@ static int sink_destroy(struct guest_sink *g, struct pgr_error *err)
 	return 0;
 }
 
+/* libxl's part: Xenstore, console, devices. */
+static int complete(struct xen_sink *s, struct pgr_error *err)
+{
+	int rc = xen_restore_complete(s->restore, s->store_frame, s->console_frame, err);
+
+	if (!rc)
+		s->restore = NULL;
+	return rc;
+}
+
+/*
+ * Whether libxl may make the devices while the guest still runs elsewhere. A network interface that nobody has connected to does nothing;
+ * a disk that is opened too early may leave old blocks in this host's cache, for the other host is writing to it.
+ */
+static bool devices_may_be_early(const libxl_domain_config *config)
+{
+	return config->num_disks == 0;
+}
+
 static int sink_create(struct guest_sink *g, const struct guest_description *d,
 		       struct pgr_error *err)
 {
@@ -187,6 +207,10 @@ static int sink_create(struct guest_sink *g, const struct guest_description *d,
 		s->stage = SINK_CREATED;
 		rc = xen_sink_cpu(s, d, err);
 	}
+	if (!rc)
+		rc = xen_shared_pages_make(s, err);
+	if (!rc && devices_may_be_early(&s->config))
+		rc = complete(s, err);
 	if (rc)
 		sink_destroy(g, NULL);
 	return rc;
@@ -195,19 +219,16 @@ static int sink_create(struct guest_sink *g, const struct guest_description *d,
 static int sink_finish(struct guest_sink *g, struct pgr_error *err)
 {
 	struct xen_sink *s = of(g);
-	uint64_t store, console;
 	int rc;
 
 	if (s->stage != SINK_CREATED)
 		return pgr_fail(err, -EINVAL, "there is no guest to finish");
-	rc = xen_sink_assemble(s, &store, &console, err);
+	rc = xen_sink_assemble(s, err);
+	if (!rc && s->restore)
+		rc = complete(s, err);
 	if (!rc)
-		rc = xen_restore_complete(s->restore, store, console, err);
-	if (rc)
-		return rc;
-	s->restore = NULL;
-	s->stage = SINK_FINISHED;
-	return 0;
+		s->stage = SINK_FINISHED;
+	return rc;
 }
 
 static int sink_start(struct guest_sink *g, struct pgr_error *err)
@@ -224,6 +245,7 @@ static int sink_start(struct guest_sink *g, struct pgr_error *err)
 		return xen_toolstack_failed(s->tools, rc, err,
 					    "domain %u cannot be given the name %s", s->made.domid,
 					    s->name);
+	xen_console_log_reopen();
 	if (!s->paused)
 		rc = libxl_domain_unpause(ctx, s->made.domid, NULL);
 	if (rc) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the files of the Xen sink share: guest_xen_sink.c owns it (life of the domain, its memory), guest_xen_precheck.c refuses,
- * guest_xen_state_in.c takes the state records, guest_xen_finish.c puts the guest together.
+ * guest_xen_shared_pages.c makes the pages shared with Xenstore and the console, guest_xen_state_in.c takes the state records, guest_xen_finish.c puts the guest together.
  */
 #ifndef PAGURUS_GUEST_XEN_SINK_H
 #define PAGURUS_GUEST_XEN_SINK_H
@@ -52,6 +52,7 @@ struct xen_sink {
 	bool has_config;
 	struct xen_restore *restore;
 	struct xen_made made;
+	uint64_t store_frame, console_frame;
 	uint32_t vcpus;
 
 	uint64_t nr_pfns;
@@ -80,9 +81,17 @@ int xen_sink_state(struct xen_sink *s, uint32_t type, const void *body, size_t l
 		   struct pgr_error *err);
 void xen_state_free(struct xen_state_in *in);
 
-/* Everything in the domain but libxl's part; the frames of Xenstore's and the console's page. */
-int xen_sink_assemble(struct xen_sink *s, uint64_t *store_frame, uint64_t *console_frame,
-		      struct pgr_error *err);
+/* Frames for Xenstore and the console, granted to them, without places in the guest yet. Before libxl introduces the domain. */
+int xen_shared_pages_make(struct xen_sink *s, struct pgr_error *err);
+/* Give them the places that start_info names. After all memory is in, before any table is localised. */
+int xen_shared_pages_place(struct xen_sink *s, struct pgr_error *err);
+
+/* Everything in the domain but libxl's part. */
+int xen_sink_assemble(struct xen_sink *s, struct pgr_error *err);
+
+/* The frame of a page that has to be ordinary memory (level 0) or a table of a level; `what` it is, for the message. -EPROTO. */
+int xen_sink_page(const struct xen_sink *s, uint64_t pfn, unsigned level, const char *what,
+		  uint64_t *frame, struct pgr_error *err);
 
 /* The frame of a pfn, or PV_FRAME_NONE; a pv_frame_fn. */
 uint64_t xen_sink_frame(const void *sink, uint64_t pfn);

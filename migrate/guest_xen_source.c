@@ -52,7 +52,7 @@ static int load_frames(struct xen_source *s, struct pgr_error *err)
 	for (tries = 0; rc == -EAGAIN && tries < LOAD_TRIES; tries++) {
 		if (tries)
 			nanosleep(&moment, NULL);
-		rc = xen_frames_load(&s->frames, s->shared_info, err);
+		rc = xen_frames_load(&s->frames, s->shared_info, s->again, err);
 	}
 	if (rc)
 		return rc;
@@ -216,7 +216,7 @@ static int source_suspend(struct guest_source *g, unsigned timeout_ms, struct pg
 	if (rc)
 		return rc;
 	s->suspended = true;
-	/* The balloon may have moved since. */
+	/* The balloon may have moved since: what has another frame counts as written. */
 	return load_frames(s, err);
 }
 

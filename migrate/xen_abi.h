@@ -26,6 +26,7 @@
 #include <xen/sched.h>
 #include <xen/sysctl.h>
 #include <xen/version.h>
+#include <xen/io/xs_wire.h>
 
 #ifdef PAGURUS_STRICT_ANSI
 #undef PAGURUS_STRICT_ANSI

@@ -184,6 +184,21 @@ int xen_populate(struct xen_calls *x, uint32_t domid, xen_pfn_t *shared, unsigne
 	return -ENOMEM;
 }
 
+int xen_set_pfn(struct xen_calls *x, uint32_t domid, uint64_t frame, uint64_t pfn)
+{
+	struct mmu_update *update = xencall_alloc_buffer(x->call, sizeof(*update));
+	int rc;
+
+	if (!update)
+		return -ENOMEM;
+	update->ptr = frame << 12 | MMU_MACHPHYS_UPDATE;
+	update->val = pfn;
+	rc = answer(xencall4(x->call, __HYPERVISOR_mmu_update, (uint64_t)(uintptr_t)update, 1, 0,
+			     domid));
+	xencall_free_buffer(x->call, update);
+	return rc;
+}
+
 int xen_mmuext(struct xen_calls *x, uint32_t domid, struct mmuext_op *shared, unsigned nr,
 	       unsigned *done)
 {

@@ -45,6 +45,9 @@ int xen_populate(struct xen_calls *x, uint32_t domid, xen_pfn_t *shared, unsigne
 /* Give the frames (shared) back. */
 int xen_depopulate(struct xen_calls *x, uint32_t domid, xen_pfn_t *shared, unsigned nr);
 
+/* Tell the hypervisor's machine-to-physical table that a frame of the domain has this pfn. */
+int xen_set_pfn(struct xen_calls *x, uint32_t domid, uint64_t frame, uint64_t pfn);
+
 /* *done (may be NULL): how many were, also on failure. */
 int xen_mmuext(struct xen_calls *x, uint32_t domid, struct mmuext_op *shared, unsigned nr,
 	       unsigned *done);

@@ -305,28 +305,47 @@ static void read_shared(struct guest_table *t, const struct shared_info *s)
 	t->generation = a->p2m_generation;
 }
 
-int xen_frames_load(struct xen_frames *f, const struct shared_info *shared_info,
-		    struct pgr_error *err)
+static int check_shared(const struct guest_table *t, struct pgr_error *err)
 {
-	struct guest_table t;
-	uint64_t *frames = NULL;
-	int rc;
-
-	drop_table(f);
-	read_shared(&t, shared_info);
-	if (t.cr3 && (t.generation & 1))
+	if (t->cr3 && (t->generation & 1))
 		return pgr_fail(err, -EAGAIN,
 				"the guest is changing its physical-to-machine table");
-	if (!t.max_pfn || t.max_pfn > PGR_PFNS_MAX)
+	if (!t->max_pfn || t->max_pfn > PGR_PFNS_MAX)
 		return pgr_fail(
 			err, -EINVAL,
 			"the guest says that it has %" PRIu64
 			" pages: it has not finished booting, or is larger than this program moves (%llu)",
-			t.max_pfn, PGR_PFNS_MAX);
-	if (!t.cr3 && (!t.list_list || t.list_list == UINT64_MAX))
+			t->max_pfn, PGR_PFNS_MAX);
+	if (!t->cr3 && (!t->list_list || t->list_list == UINT64_MAX))
 		return pgr_fail(
 			err, -ENOTSUP,
 			"the guest does not say where its physical-to-machine table is: it has not finished booting, or cannot be moved");
+	return 0;
+}
+
+static void mark_changed(_Atomic uint64_t *changed, const uint64_t *before, const uint64_t *now,
+			 uint64_t nr)
+{
+	uint64_t pfn;
+
+	for (pfn = 0; pfn < nr; pfn++)
+		if (before[pfn] != now[pfn])
+			atomic_fetch_or(&changed[pfn / 64], 1ull << pfn % 64);
+}
+
+int xen_frames_load(struct xen_frames *f, const struct shared_info *shared_info,
+		    _Atomic uint64_t *changed, struct pgr_error *err)
+{
+	struct guest_table t;
+	uint64_t *frames = NULL, *before = f->frame_plus_1, nr_before = f->nr_pfns;
+	int rc;
+
+	read_shared(&t, shared_info);
+	rc = check_shared(&t, err);
+	if (rc)
+		return rc;
+	f->frame_plus_1 = NULL;
+	drop_table(f);
 	f->nr_table = (t.max_pfn + ENTRIES - 1) / ENTRIES;
 	frames = calloc(f->nr_table, sizeof(*frames));
 	f->table_pfns = calloc(f->nr_table, sizeof(*f->table_pfns));
@@ -345,6 +364,10 @@ int xen_frames_load(struct xen_frames *f, const struct shared_info *shared_info,
 		rc = take_table(f, frames, err);
 	if (rc)
 		drop_table(f);
+	else if (changed && before && nr_before == f->nr_pfns)
+		mark_changed(changed, before, f->frame_plus_1, nr_before);
+	if (before)
+		munmap(before, nr_before * sizeof(uint64_t));
 	free(frames);
 	return rc;
 }

@@ -15,6 +15,7 @@
 #ifndef PAGURUS_XEN_FRAMES_H
 #define PAGURUS_XEN_FRAMES_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -45,11 +46,12 @@ int xen_frames_open(struct xen_frames *f, struct xen_calls *calls, uint32_t domi
 void xen_frames_close(struct xen_frames *f);
 
 /*
- * Read the guest's table anew. shared_info: the guest's page, mapped. -EINVAL: what the guest says is nonsense (text); -EAGAIN: the guest is
+ * Read the guest's table anew. changed (may be NULL): bitmap of nr_pfns bits as they were before; each pfn that has another frame since, or
+ * none, is set in it when the size is still the same. shared_info: the guest's page, mapped. -EINVAL: what the guest says is nonsense (text); -EAGAIN: the guest is
  * changing it right now; -ENOTSUP: it keeps none; -ENOMEM.
  */
 int xen_frames_load(struct xen_frames *f, const struct shared_info *shared_info,
-		    struct pgr_error *err);
+		    _Atomic uint64_t *changed, struct pgr_error *err);
 
 /* The frame of a pfn, or PV_FRAME_NONE. */
 static inline uint64_t xen_frame_of(const struct xen_frames *f, uint64_t pfn)
