@@ -112,11 +112,16 @@ def test_target_daemon_killed_at_every_mark():
     kill_daemon_at(TARGET_POINTS)
 
 
+def start_in_rounds(rig):
+    p = rig.a.popen("migrate", *PATIENT, "--bandwidth", "4M", "sim:name=long,memory=64M,content=random", "b",
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: "rounds" in rig.a.run("status").out, "rounds")
+    return p
+
+
 def test_workers_die_with_their_daemon():
     with Rig() as rig:
-        p = rig.a.popen("migrate", *PATIENT, "--bandwidth", "4M", "sim:name=long,memory=64M,content=random", "b",
-                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: "rounds" in rig.a.run("status").out, "rounds")
+        p = start_in_rounds(rig)
         rig.a.kill()
         out, err = p.communicate(timeout=PATIENCE)
         expect(p.returncode == 4 and "status" in err, f"{p.returncode} {err}")
@@ -126,9 +131,7 @@ def test_workers_die_with_their_daemon():
 
 def test_target_daemon_killed_in_rounds():
     with Rig() as rig:
-        p = rig.a.popen("migrate", *PATIENT, "--bandwidth", "4M", "sim:name=long,memory=64M,content=random", "b",
-                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: "rounds" in rig.a.run("status").out, "rounds")
+        p = start_in_rounds(rig)
         rig.b.kill()
         rig.b.start()
         p.send_signal(signal.SIGINT)
@@ -139,9 +142,7 @@ def test_target_daemon_killed_in_rounds():
 
 def test_a_daemon_that_ends_orderly_cancels():
     with Rig() as rig:
-        p = rig.a.popen("migrate", *PATIENT, "--bandwidth", "4M", "sim:name=long,memory=64M,content=random", "b",
-                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: "rounds" in rig.a.run("status").out, "rounds")
+        p = start_in_rounds(rig)
         rig.a.stop()
         out, err = p.communicate(timeout=PATIENCE)
         expect(p.returncode == 5, f"{p.returncode} {err}")

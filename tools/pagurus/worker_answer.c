@@ -56,7 +56,9 @@ static int settle(struct worker *w, const char *peer, struct pgr_error *err)
 	return rc;
 }
 
-int worker_answer(struct worker *w)
+/* Authenticate whoever asks, answer, report. */
+static int serve(struct worker *w, int (*answer)(struct worker *w, struct channel *c,
+						 const char *peer, struct pgr_error *err))
 {
 	struct pgr_error err = PGR_ERROR_NONE;
 	struct channel *c = NULL;
@@ -65,9 +67,7 @@ int worker_answer(struct worker *w)
 
 	rc = connect_from(w->first.fd, w->id, NULL, peer, &c, &err);
 	if (!rc)
-		rc = settle(w, peer, &err);
-	if (!rc)
-		rc = target_answer(c, w->session, recover_state(&w->journal), &err);
+		rc = answer(w, c, peer, &err);
 	if (c)
 		c->ops->close(c);
 	journal_close(w->journal_file);
@@ -75,20 +75,29 @@ int worker_answer(struct worker *w)
 	return report_exit(NULL, rc);
 }
 
+static int answer_query(struct worker *w, struct channel *c, const char *peer,
+			struct pgr_error *err)
+{
+	int rc = settle(w, peer, err);
+
+	return rc ? rc : target_answer(c, w->session, recover_state(&w->journal), err);
+}
+
+static int answer_check(struct worker *w, struct channel *c, const char *peer,
+			struct pgr_error *err)
+{
+	(void)peer;
+	return check_answer(c, w->allow_sim, err);
+}
+
+int worker_answer(struct worker *w)
+{
+	return serve(w, answer_query);
+}
+
 int worker_check(struct worker *w)
 {
-	struct pgr_error err = PGR_ERROR_NONE;
-	struct channel *c = NULL;
-	char peer[256];
-	int rc;
-
-	rc = connect_from(w->first.fd, w->id, NULL, peer, &c, &err);
-	if (!rc)
-		rc = check_answer(c, w->allow_sim, &err);
-	if (c)
-		c->ops->close(c);
-	worker_send(w, report_result(NULL, rc, err.text), true);
-	return report_exit(NULL, rc);
+	return serve(w, answer_check);
 }
 
 int worker_recover(struct worker *w)
