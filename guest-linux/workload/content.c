@@ -7,6 +7,7 @@
 
 /* 1 MiB a kind: more than a compressor's window, so that pages are not copies of one another. */
 #define TEMPLATE_BYTES (1 << 20)
+#define STAMP_BYTES    8
 
 const char *const content_names[CONTENT_KINDS + 1] = {"zero",	"text",	 "binary",
 						      "random", "mixed", NULL};
@@ -120,6 +121,8 @@ void content_fill(uint8_t *page, size_t bytes, enum content_kind kind, unsigned 
 		/* Eight-byte steps keep the records of a binary aligned as in memory. */
 		at = 8 * prng_below(prng, (TEMPLATE_BYTES - CONTENT_PAGE_SIZE) / 8);
 		memcpy(page, templates[kind] + at, plain);
+		/* Of many cuts some fall on the same place. */
+		random_bytes(page, plain < STAMP_BYTES ? plain : STAMP_BYTES, prng);
 	}
 	if (random) {
 		uint64_t mask = prng_next(prng), word;

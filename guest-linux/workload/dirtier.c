@@ -95,7 +95,8 @@ static void report(const struct settings *settings, uint64_t pages, uint64_t pag
 
 static void run(const struct settings *settings, uint8_t *memory)
 {
-	struct prng prng = {.state = settings->seed};
+	/* Not the sequence that filled the set, or the first lap would write what is there. */
+	struct prng prng = {.state = prng_mix(settings->seed + 1)};
 	int64_t now = clock_ns(CLOCK_MONOTONIC), start = now, reported = now, since = 0;
 	uint64_t pages = 0, pages_reported = 0, reports = 0;
 	unsigned int i;
@@ -144,6 +145,7 @@ static void usage(void)
 	     "\n"
 	     "A SIZE without a suffix is in MiB; suffixes are K, M and G. The whole set is filled\n"
 	     "before the first report.\n"
+	     "  DIRTIER start set_mb=F base=0x...\n"
 	     "  DIRTIER written_mb=F rate_mbs=F pages=N laps=F set_mb=F pattern=P content=KIND\n"
 	     "rate_mbs is since the last report; MB are MiB.");
 }
@@ -248,6 +250,9 @@ int main(int argc, char **argv)
 	for (i = 0; i < settings.pages; i++)
 		content_fill(memory + i * CONTENT_PAGE_SIZE, CONTENT_PAGE_SIZE, settings.kind,
 			     settings.random_percent, &prng);
+	printf("DIRTIER start set_mb=%.1f base=0x%" PRIxPTR "\n", (double)bytes / 1048576.0,
+	       (uintptr_t)memory);
+	fflush(stdout);
 	run(&settings, memory);
 	return 0;
 }

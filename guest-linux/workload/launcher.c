@@ -23,8 +23,8 @@
 #define PARAMETER    "pagurus.run"
 #define MAX_PROGRAMS 16
 #define MAX_WORDS    32
-#define MAX_NAME 40
-#define MAX_LINE 512
+#define MAX_NAME     40
+#define MAX_LINE     512
 
 struct program {
 	char name[MAX_NAME];
