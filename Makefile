@@ -3,6 +3,10 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
+# As many jobs as processors, unless the caller says how many or this is a make below one that did.
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
 
 VERSION := 0.1.0
 PREFIX ?= /usr
@@ -15,18 +19,22 @@ endif
 CLANG ?= clang-14
 PYTHON ?= /usr/bin/python3
 
-# SAN=1: everything with ASan and UBSan, in its own folder.
+# SAN=1: everything with ASan and UBSan, in its own folder. V=1: show the commands. SETUP=no: install no packages.
 SAN ?=
+V ?=
+SETUP ?= yes
 B := build$(if $(SAN),-san)
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wwrite-strings -Wundef
 CPPFLAGS := -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DPAGURUS_VERSION='"$(VERSION)"'
 CFLAGS ?= -O2 -g
-ALL_CFLAGS := -std=c11 $(WARN) -fno-strict-aliasing -fstack-protector-strong -pthread $(CFLAGS)
+LANGUAGE := -std=c11 $(WARN) -fno-strict-aliasing -fstack-protector-strong -pthread
+ALL_CFLAGS := $(LANGUAGE) $(CFLAGS)
 LDFLAGS ?=
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 ifneq ($(SAN),)
-ALL_CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-LDFLAGS += -fsanitize=address,undefined
+ALL_CFLAGS += $(SANITIZE) -fno-omit-frame-pointer
+LDFLAGS += $(SANITIZE)
 else
 CPPFLAGS += -D_FORTIFY_SOURCE=2
 endif
@@ -41,7 +49,9 @@ TOOL_SRC := $(wildcard tools/pagurus/*.c)
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 UNIT_LIB_SRC := $(filter-out $(UNIT_SRC),$(wildcard tests/unit/*.c))
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
-BENCH_SRC := $(wildcard tests/bench/*.c)
+# A program for each bench_*.c; what they share is in the other files.
+BENCH_SRC := $(wildcard tests/bench/bench_*.c)
+BENCH_LIB_SRC := $(filter-out $(BENCH_SRC),$(wildcard tests/bench/*.c))
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 LIB := $(B)/libpagurus.a
@@ -52,23 +62,62 @@ UNITS := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 BENCHES := $(patsubst tests/bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC))
 
-.PHONY: all help setup check test lint fuzz bench demo lab install clean units fuzzers benches FORCE
+.PHONY: all help check test lint fuzz bench demo lab install clean units fuzzers benches print-flags FORCE
+.PHONY: setup-build setup-lint setup-lab
+.SECONDARY:
 
 all: $(LIB) $(XEN_LIB) $(TOOL)
 
--include Makefile.help.mk
+help:
+	@echo 'Targets (each installs the Debian packages that it lacks, which needs root; SETUP=no: it does not):'
+	@echo '  all      build the pagurus command: $(B)/pagurus (the default)'
+	@echo '  check    unit tests and other quick tests, under two minutes, no hosts'
+	@echo '  test     every test, hosts in QEMU included'
+	@echo '  lint     formatting, static analysis, warnings of gcc and clang as errors'
+	@echo '  fuzz     fuzz the stream readers; FUZZ_SECONDS=$(FUZZ_SECONDS) for each of them'
+	@echo '  bench    how fast the engine is on this machine, beside QEMU'
+	@echo '  demo     two hosts, a Debian guest that moves between them, and what that cost'
+	@echo '  lab      two hosts to look around in'
+	@echo '  install  the command, its unit, man pages and completion; PREFIX=$(PREFIX) DESTDIR='
+	@echo '  clean    remove build/ and build-san/'
+	@echo 'Switches: SAN=1 ASan and UBSan, in build-san/; V=1 show the commands; CC=clang-14; SETUP=no.'
+	@echo 'Single tests: tests/run --list, tests/run NAME...'
 
-$(B)/obj/%.o: %.c $(B)/flags
+# -- packages: every target that compiles or runs something gets them first --
+
+setup-build setup-lint setup-lab:
+ifeq ($(SETUP),yes)
+	@tools/setup $(@:setup-%=%)
+endif
+
+# -- compiling --
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2))
+
+$(B)/obj/%.o: %.c $(B)/flags | setup-build
+	$(call say,CC,$<)
 	@mkdir -p $(@D)
-	$(if $(V),,@echo "  CC      $<";) $(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 # Rebuild when the compiler or its flags change.
-$(B)/flags: FORCE
+$(B)/flags: FORCE | setup-build
 	@mkdir -p $(@D)
-	@echo '$(CC) $(subst ','\'',$(CPPFLAGS)) $(ALL_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(subst ','\'',$(CPPFLAGS)) $(ALL_CFLAGS)' > $@
+	@printf '%s\n' $(call quoted,$(COMPILE)) | cmp -s - $@ || printf '%s\n' $(call quoted,$(COMPILE)) > $@
+COMPILE = $(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(LDFLAGS)
+quoted = '$(subst ','\'',$(1))'
 
 define archive
-@mkdir -p $(@D); rm -f $@; ar rcs $@ $(filter %.o,$^)
+$(call say,AR,$@)
+@mkdir -p $(@D); rm -f $@
+$(Q)ar rcs $@ $(filter %.o,$^)
+endef
+
+# $(call link,LIBRARIES): a program from its objects and archives
+define link
+$(call say,LD,$@)
+@mkdir -p $(@D)
+$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(1) $(LIBS)
 endef
 
 $(LIB): $(call obj,$(COMMON_SRC) $(MIGRATE_SRC))
@@ -79,25 +128,77 @@ $(UNIT_LIB): $(call obj,$(UNIT_LIB_SRC))
 	$(archive)
 
 $(B)/pagurus: $(call obj,$(TOOL_SRC)) $(XEN_LIB) $(LIB)
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(XEN_LIBS) $(LIBS)
+	$(call link,$(XEN_LIBS))
 
 units: $(UNITS)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(UNIT_LIB) $(LIB)
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call link)
 
 benches: $(BENCHES)
-$(B)/bench/%: $(B)/obj/tests/bench/%.o $(LIB)
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(B)/bench/%: $(B)/obj/tests/bench/%.o $(call obj,$(BENCH_LIB_SRC)) $(LIB)
+	$(call link)
 
 # Fuzzers are clang's, with coverage in the code under test, so they compile the libraries again.
 fuzzers: $(FUZZERS)
-build/fuzz/%: tests/fuzz/%.c $(COMMON_SRC) $(MIGRATE_SRC) $(wildcard common/*.h migrate/*.h protocol-spec/*.h)
+FUZZ_LIB_SRC := $(COMMON_SRC) $(MIGRATE_SRC)
+FUZZ_CFLAGS := -std=c11 -O1 -g -U_FORTIFY_SOURCE -pthread -fsanitize=fuzzer-no-link $(SANITIZE)
+build/fuzz/obj/%.o: %.c | setup-lint
+	$(call say,FUZZCC,$<)
 	@mkdir -p $(@D)
-	$(CLANG) $(CPPFLAGS) -std=c11 -O1 -g -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $(filter %.c,$^) $(LIBS)
+	$(Q)$(CLANG) $(CPPFLAGS) $(FUZZ_CFLAGS) -MMD -MP -c -o $@ $<
+build/fuzz/fuzz_%: build/fuzz/obj/tests/fuzz/fuzz_%.o $(patsubst %.c,build/fuzz/obj/%.o,$(FUZZ_LIB_SRC))
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CLANG) -pthread -fsanitize=fuzzer $(SANITIZE) -o $@ $^ $(LIBS)
 
--include $(wildcard $(B)/obj/*/*.d $(B)/obj/*/*/*.d)
+-include $(wildcard $(B)/obj/*/*.d $(B)/obj/*/*/*.d build/fuzz/obj/*/*.d build/fuzz/obj/*/*/*.d)
+
+# What tests/lint compiles with.
+print-flags:
+	@printf '%s\n' $(call quoted,$(CPPFLAGS) $(LANGUAGE))
+
+# -- testing: the packages first, then a make for what the tests need, then the tests, which are no part of this make --
+
+FUZZ_SECONDS ?= 300
+AGAIN := $(MAKE) --no-print-directory SETUP=no
+ALONE := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u MAKEOVERRIDES
+
+check: setup-build
+	@+$(AGAIN) all units
+	@$(ALONE) tests/run check
+
+test: setup-build setup-lint setup-lab
+	@+$(AGAIN) all units benches fuzzers
+	@+$(AGAIN) SAN=1 all units
+	@$(ALONE) tests/run test
+
+lint: setup-build setup-lint
+	@$(ALONE) tests/lint
+
+fuzz: setup-build setup-lint
+	@+$(AGAIN) fuzzers
+	@$(ALONE) tests/fuzz/run $(FUZZ_SECONDS)
+
+bench: setup-build setup-lab
+	@+$(AGAIN) benches
+	@$(ALONE) tests/bench/run
+
+demo: setup-build setup-lab
+	@+$(AGAIN) all
+	@$(ALONE) tests/lab/demo
+
+lab: setup-build setup-lab
+	@+$(AGAIN) all
+	@$(ALONE) tests/lab/lab up
+	@echo
+	@echo 'Two hosts, a and b, are up. Go on with, for example:'
+	@echo '  tests/lab/lab sh a xl list         a command in host a, as root'
+	@echo '  tests/lab/lab sh a                 a shell in host a'
+	@echo '  tests/lab/lab sh a ls /var/lib/pagurus/guests    guests to start with xl create'
+	@echo '  tests/lab/lab --help               everything it can do'
+	@echo '  tests/lab/lab down                 end it'
+
+-include tools/install.mk
 
 clean:
 	rm -rf build build-san
