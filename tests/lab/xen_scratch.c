@@ -5,6 +5,7 @@
  *
  *	xen_scratch save GUEST FILE [keep]	suspend, write everything, destroy (or let it go on)
  *	xen_scratch restore FILE [fail=STEP]	make it, fill it, start it; fail: stop after that step and clean up
+ *	xen_scratch restore FILE lie=NAME	the same with one thing in the file forged; must be refused
  *	xen_scratch cycle GUEST FILE N		save and restore N times
  *	xen_scratch suspend-timeout GUEST MS	the suspend must time out and leave the guest running
  *	xen_scratch describe GUEST
@@ -193,6 +194,100 @@ out:
 	return rc;
 }
 
+/* ---- lies: what a hostile peer could send ---- */
+
+static const char *lie = "";
+static uint64_t nr_pfns; /* of the guest in the file */
+
+static bool lying(const char *name)
+{
+	return !strcmp(lie, name);
+}
+
+static void lie_in_table(uint64_t *entry)
+{
+	for (unsigned i = 0; i < 512; i++) {
+		if (!(entry[i] & 1))
+			continue;
+		if (lying("table-beyond")) {
+			entry[i] = (entry[i] & 0xfff) | (nr_pfns + 5) << 12;
+			lie = "told";
+			return;
+		}
+		/* Every page becomes writable, page tables too. */
+		if (lying("table-writable"))
+			entry[i] |= 2;
+	}
+}
+
+static void lie_in_page(uint8_t *page, uint8_t *type)
+{
+	/* struct start_info: magic, nr_pages, shared_info, flags, store_mfn (56), evtchn, console mfn (72) */
+	static const char magic[] = "xen-";
+
+	if (*type == PGR_TYPE_L1)
+		lie_in_table((uint64_t *)page);
+	if (*type != PGR_TYPE_ORDINARY || memcmp(page, magic, sizeof(magic) - 1))
+		return;
+	if (lying("store-is-console"))
+		memcpy(page + 56, page + 72, 8);
+	if (lying("store-beyond"))
+		memset(page + 56, 0x7f, 8);
+	if (lying("start-info-table"))
+		*type = PGR_TYPE_L4 | PGR_TYPE_PINNED;
+}
+
+static void set64(uint8_t *body, size_t at, uint64_t value)
+{
+	memcpy(body + at, &value, sizeof(value));
+}
+
+/* True: leave the record out. Offsets are those of stream.md, 8 bytes of vCPU number first. */
+static bool lie_in_state(uint32_t type, uint8_t *body)
+{
+	switch (type) {
+	case PGR_REC_PV_INFO:
+		if (lying("start-info-beyond"))
+			set64(body, 16, nr_pfns);
+		break;
+	case PGR_REC_PV_P2M_FRAMES:
+		if (lying("p2m-beyond"))
+			set64(body, 8, nr_pfns);
+		if (lying("p2m-short"))
+			return true;
+		break;
+	case PGR_REC_VCPU_CONTEXT:
+		if (lying("cr3-beyond"))
+			set64(body, 8 + 5008, nr_pfns << 12);
+		if (lying("cr3-ordinary"))
+			set64(body, 8 + 5008, 0x1000);
+		if (lying("gdt-many"))
+			set64(body, 8 + 4960, 100000);
+		if (lying("gdt-beyond"))
+			set64(body, 8 + 4832, nr_pfns + 1);
+		if (lying("rdx"))
+			set64(body, 8 + 616, 1);
+		if (lying("kernel-rip"))
+			set64(body, 8 + 5112, 0xffff800000000000ull); /* the event callback */
+		if (lying("vcpu-many"))
+			set64(body, 0, 511);
+		break;
+	case PGR_REC_VCPU_XSAVE:
+		if (lying("xsave-size"))
+			set64(body, 16, 1u << 20);
+		if (lying("xsave-features"))
+			memset(body + 24, 0xff, 16);
+		break;
+	case PGR_REC_PV_SHARED_INFO:
+		if (lying("no-shared-info"))
+			return true;
+		if (lying("shared-info-cr3"))
+			set64(body, 3112, nr_pfns << 12);
+		break;
+	}
+	return false;
+}
+
 /* ---- restoring ---- */
 
 struct batch {
@@ -237,6 +332,8 @@ static int restore_pages(struct guest_sink *s, FILE *f, const char *fail)
 		in.full[in.nr] = h.full;
 		if (h.full)
 			get(f, in.data[in.nr], PGR_PAGE_SIZE);
+		if (h.full)
+			lie_in_page(in.data[in.nr], &in.type[in.nr]);
 		in.nr++;
 		if (in.nr == PGR_BATCH_MAX) {
 			if (flush(s, &in, fail))
@@ -259,6 +356,8 @@ static int restore_state(struct guest_sink *s, FILE *f)
 		if (h.length > sizeof(body))
 			return 1;
 		get(f, body, h.length);
+		if (lie_in_state(h.type, body))
+			continue;
 		if (s->ops->state(s, h.type, body, h.length, &err))
 			return failed("state");
 	}
@@ -297,6 +396,7 @@ static int restore(const char *path, const char *fail, bool only_check)
 		return 2;
 	}
 	get_description(f, &d);
+	nr_pfns = d.info.nr_pfns;
 	if (guest_xen_sink_open(&o, &s, &err))
 		return failed("open");
 	t[0] = now();
@@ -393,12 +493,14 @@ int main(int argc, char **argv)
 		return guest_xen_save_helper(argc, argv);
 	if (argc >= 4 && !strcmp(argv[1], "save"))
 		return save(argv[2], argv[3], argc > 4);
-	if (argc >= 3 && !strcmp(argv[1], "restore"))
-		return restore(argv[2],
-			       argc > 3 && !strncmp(argv[3], "fail=", 5) ? argv[3] + 5
-			       : argc > 3				 ? argv[3]
-									 : "",
-			       false);
+	if (argc == 4 && !strcmp(argv[1], "restore") && !strncmp(argv[3], "lie=", 4)) {
+		lie = argv[3] + 4;
+		return restore(argv[2], "", false);
+	}
+	if (argc == 4 && !strcmp(argv[1], "restore") && !strncmp(argv[3], "fail=", 5))
+		return restore(argv[2], argv[3] + 5, false);
+	if (argc == 3 && !strcmp(argv[1], "restore"))
+		return restore(argv[2], "", false);
 	if (argc == 3 && !strcmp(argv[1], "precheck"))
 		return restore(argv[2], "", true);
 	if (argc == 5 && !strcmp(argv[1], "cycle"))

@@ -5,7 +5,9 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import subprocess
 import time
 
 from labkit.errors import say
@@ -38,6 +40,14 @@ def digest_tree(folder):
                 with open(path, "rb") as file:
                     parts.append(file.read())
     return digest(*parts)
+
+
+def apt_versions(*packages):
+    """The versions of packages that apt knows: a new one is a reason to make again what contains them."""
+    done = subprocess.run(["apt-cache", "policy", *packages], stdout=subprocess.PIPE, check=True, text=True,
+                          env={**os.environ, "LC_ALL": "C"})
+    # A package's name, its candidate, and the lines of its version table.
+    return "\n".join(line for line in done.stdout.splitlines() if re.match(r"\S|  Candidate:|     \S", line))
 
 
 @contextlib.contextmanager

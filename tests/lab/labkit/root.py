@@ -4,19 +4,9 @@
 import os
 import subprocess
 
-from labkit.cache import cached, digest, digest_tree
+from labkit.cache import apt_versions, cached, digest, digest_tree
 from labkit.errors import LabError, say
 from labkit.place import LAB
-
-VERSIONED = ("xen-hypervisor-4.17-amd64", "linux-image-amd64", "systemd", "openssh-server")
-
-
-def _candidates():
-    """Versions that apt would install now: a new one is a reason to build the root again."""
-    done = subprocess.run(["apt-cache", "policy", *VERSIONED], stdout=subprocess.PIPE, check=True,
-                          text=True, env={**os.environ, "LC_ALL": "C"})
-    return "\n".join(line for line in done.stdout.splitlines()
-                     if not line.startswith(" ") or "Candidate:" in line)
 
 
 def _make(folder):
@@ -30,4 +20,4 @@ def _make(folder):
 
 def root_folder():
     """The folder in the cache with root.img, xen, vmlinux-V, initrd-V and ssh/."""
-    return cached("root", digest(digest_tree(os.path.join(LAB, "root")), _candidates()), _make)
+    return cached("root", digest(digest_tree(os.path.join(LAB, "root")), apt_versions("xen-hypervisor-4.17-amd64", "linux-image-amd64", "systemd", "openssh-server")), _make)
