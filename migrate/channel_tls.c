@@ -635,7 +635,7 @@ int channel_tls(struct channel *c, enum tls_role role, const struct tls_identity
 		struct pgr_error *err)
 {
 	struct tls_check k = {.id = id, .expect = expect};
-	struct pgr_error own;
+	struct pgr_error own = PGR_ERROR_NONE;
 	struct channel_tls *t = tls_new(c, &k);
 	int ret;
 

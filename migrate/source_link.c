@@ -340,7 +340,7 @@ static int resume_one(struct source *s, unsigned i, struct pgr_error *err)
 {
 	struct source_lane *sl = &s->lanes[i];
 	struct pgr_stream_header h;
-	struct stream_record rec;
+	struct stream_record rec = {0};
 	struct pgr_resume reply;
 	struct channel *c;
 	int rc;
@@ -514,7 +514,7 @@ int source_query(const struct source_params *p, enum pgr_session_state *state,
 	struct pgr_stream_header h;
 	struct stream_reader r;
 	struct stream_writer w;
-	struct stream_record rec;
+	struct stream_record rec = {0};
 	struct pgr_status status;
 	struct channel *c;
 	int rc;

@@ -630,7 +630,7 @@ int target_answer(struct channel *c, const uint8_t session[PGR_SESSION_SIZE],
 	struct pgr_stream_header h;
 	struct stream_reader r;
 	struct stream_writer w;
-	struct stream_record rec;
+	struct stream_record rec = {0};
 	int rc;
 
 	stream_reader_init(&r, session_channel_read, c);

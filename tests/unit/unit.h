@@ -26,9 +26,9 @@ struct unit_test {
 	void (*run)(void);
 };
 
-#define TEST(fn)                       \
-	{                              \
-		.name = #fn, .run = fn \
+#define TEST(fn)                         \
+	{                                \
+		.name = #fn, .run = (fn) \
 	}
 
 #define UNIT_MAIN(...)                                                                             \
