@@ -7,6 +7,7 @@
  * suspended is being moved or saved: it is left alone until it runs again or is gone.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <libxl.h>
 #include <libxl_event.h>
 #include <libxl_utils.h>
@@ -21,6 +22,9 @@
 #include "tools/pagurus/verbs.h"
 
 #define DUMP_DIR "/var/lib/xen/dump"
+
+/* Beside the logs of the other parts that look after guests. */
+#define KEEPER_LOG "/var/log/xen/pagurus-keeper.log"
 
 struct keeper {
 	libxl_ctx *ctx;
@@ -194,6 +198,23 @@ static int watch(struct keeper *k)
 	return rc < 0 ? rc : 0;
 }
 
+/* It outlives whoever started it, and must not hold that one's pipe or terminal open. */
+static void let_go_of_terminal(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int log = open(KEEPER_LOG, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+	if (null < 0)
+		return;
+	dup2(null, STDIN_FILENO);
+	dup2(null, STDOUT_FILENO);
+	dup2(log < 0 ? null : log, STDERR_FILENO);
+	if (log > STDERR_FILENO)
+		close(log);
+	if (null > STDERR_FILENO)
+		close(null);
+}
+
 int verb_keeper(int argc, char **argv)
 {
 	struct keeper k = {.ctx = NULL};
@@ -207,6 +228,7 @@ int verb_keeper(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	k.domid = (uint32_t)domid;
+	let_go_of_terminal();
 	log = xtl_createlogger_stdiostream(stderr, XTL_ERROR, 0);
 	libxl_domain_config_init(&k.config);
 	if (!log || libxl_ctx_alloc(&k.ctx, LIBXL_VERSION, 0, (xentoollog_logger *)log))
