@@ -232,7 +232,7 @@ def run_module(module, only=()):
     for name, function in sorted(vars(module).items()):
         if not name.startswith("test_") or not callable(function):
             continue
-        label = f"{module.__name__.removeprefix('test_')}.{name.removeprefix('test_')}"
+        label = f"{module.__name__.removeprefix('test_').replace('__main__', 'lab')}.{name.removeprefix('test_')}"
         if only and not any(word in label for word in only):
             continue
         began = time.monotonic()

@@ -251,7 +251,7 @@ static void run_keeper(uint32_t domid)
 	char number[16];
 
 	/* A grandchild of init: it outlives this process and nobody has to reap it. */
-	if (setsid() < 0 || fork())
+	if (setsid() < 0 || fork() || chdir("/"))
 		_exit(0);
 	snprintf(number, sizeof(number), "%u", domid);
 	execl("/proc/self/exe", "pagurus", "keeper", number, (char *)NULL);

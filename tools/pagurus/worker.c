@@ -2,6 +2,7 @@
 #include "tools/pagurus/worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -190,6 +191,8 @@ int verb_worker(int argc, char **argv)
 
 	(void)argc;
 	(void)argv;
+	/* What this process starts (hotplug scripts, keepers) has no business with the daemon. */
+	fcntl(WORKER_SOCKET, F_SETFD, FD_CLOEXEC);
 	w->first.fd = -1;
 	pthread_mutex_init(&w->journal_lock, NULL);
 	w->owner = (struct session_owner){

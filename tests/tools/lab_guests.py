@@ -1,0 +1,219 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The pagurus command on real guests: two hosts with Debian's Xen in the lab, a stock Debian guest with its verifier.
+
+lab_guests.py [WORD...] runs the tests whose name has one of the words, in the lab LAB_NAME (default: one of its own, which it brings
+up and ends). The tests share the lab; each leaves the guest running on host a with its verifier content.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+
+from rig import ROOT, VERIFIER, expect, run_module, wait_until  # noqa: E402
+
+LAB = str(ROOT / "tests" / "lab" / "lab")
+NAME = os.environ.get("LAB_NAME", "tools")
+GUEST = "tiny"
+CONFIG = "/var/lib/pagurus/guests/tiny.cfg"
+CONSOLE = f"/var/log/xen/console/guest-{GUEST}.log"
+SLOW = 300.0
+
+
+def lab(*words):
+    r = subprocess.run([LAB, "--name", NAME, *words], capture_output=True, text=True)
+    expect(r.returncode == 0, f"lab {' '.join(words)}: {r.stderr[-800:]}")
+    return r.stdout
+
+
+def sh(host, command, status=0):
+    r = subprocess.run([LAB, "--name", NAME, "sh", host, command], capture_output=True, text=True, timeout=600)
+    expect(status is None or r.returncode == status,
+           f"{host}: {command}: exit status {r.returncode}, expected {status}: {r.stdout[-400:]} {r.stderr[-800:]}")
+    return r
+
+
+def domains(host):
+    """Names of the guests there and their states."""
+    rows = [line.split() for line in sh(host, "xl list").stdout.splitlines()[2:]]
+    return {row[0]: row[4] for row in rows}
+
+
+def verdicts(host):
+    text = sh(host, f"cat {CONSOLE} 2>/dev/null || true").stdout
+    expect("VERIFIER FAILED" not in text, f"{host}: {text[text.find('VERIFIER FAILED'):][:300]}")
+    return text.count("VERIFIER ok")
+
+
+def runs_at(host):
+    """The guest runs there and nowhere else, nothing is half made, and its verifier goes on being content."""
+    other = "b" if host == "a" else "a"
+    wait_until(lambda: list(domains(host)) == [GUEST] and not domains(other), f"{GUEST} at {host} only", SLOW)
+    before = verdicts(host)
+    wait_until(lambda: verdicts(host) > before + 1, f"the verifier at {host}", SLOW)
+    verdicts(other)
+
+
+def journals_over():
+    def over():
+        for host in "ab":
+            found = json.loads(sh(host, "pagurus status --all --json", None).stdout or "{}")
+            if not found or any(not j["done"] for j in found["journals"]) or found["sessions"]:
+                return False
+        return True
+    wait_until(over, "both journals to be over", SLOW)
+
+
+def move(here, there, *options, status=0):
+    return sh(here, f"pagurus migrate {shlex.join(options)} {GUEST} {there}", status)
+
+
+def back_at_a():
+    if GUEST in domains("b"):
+        move("b", "a")
+    if GUEST not in domains("a"):
+        sh("a", f"xl create -q {CONFIG}")
+    runs_at("a")
+
+
+def with_faults(host, faults):
+    folder = "/run/systemd/system/pagurus.service.d"
+    if faults:
+        sh(host, f"mkdir -p {folder} && printf '[Service]\\nEnvironment=PAGURUS_FAULTS={faults}\\n' > {folder}/fault.conf")
+    else:
+        sh(host, f"rm -rf {folder}")
+    sh(host, "systemctl daemon-reload && systemctl restart pagurus")
+
+
+def prepare():
+    for host in "ab":
+        sh(host, "[ -e /etc/pagurus/key.pem ] || pagurus host init")
+    sh("a", "pagurus host trust b")
+    for host in "ab":
+        sh(host, "rm -rf /run/systemd/system/pagurus.service.d; systemctl daemon-reload; systemctl restart pagurus")
+    wait_until(lambda: sh("a", "pagurus host check b", None).returncode == 0, "the daemon of b")
+
+
+def test_0_hosts_know_each_other():
+    for host, other in ("ab", "ba"):
+        facts = json.loads(sh(host, f"pagurus host check --json {other}").stdout)
+        expect(facts["hypervisor"].startswith("Xen 4.17") and facts["free_memory_bytes"] > 0, str(facts))
+
+
+def test_1_there_and_back():
+    back_at_a()
+    r = move("a", "b")
+    expect("stood still" in r.stdout, r.stdout)
+    print(f"  {r.stdout.splitlines()[-3]}")
+    runs_at("b")
+    result = json.loads(move("b", "a", "--json", "--channels", "4", "--verify").stdout.splitlines()[-1])
+    expect(result["outcome"] == "moved" and result["verified"], str(result))
+    runs_at("a")
+
+
+def test_2_save_inspect_restore():
+    back_at_a()
+    sh("a", f"pagurus save --overwrite {GUEST} /var/tmp/{GUEST}.image")
+    expect(not domains("a"), f"left at a: {domains('a')}")
+    facts = json.loads(sh("a", f"pagurus inspect --json /var/tmp/{GUEST}.image").stdout)
+    expect(facts["ok"] and facts["digest_recomputed"] and facts["guest"] == GUEST, str(facts))
+    with tempfile.TemporaryDirectory() as folder:
+        lab("get", "a", f"/var/tmp/{GUEST}.image", folder)
+        r = subprocess.run([sys.executable, VERIFIER, "--quiet", f"{folder}/{GUEST}.image"], capture_output=True, text=True)
+        expect(r.returncode == 0, r.stdout + r.stderr)
+    sh("a", f"pagurus restore /var/tmp/{GUEST}.image")
+    runs_at("a")
+    r = sh("a", f"pagurus restore /var/tmp/{GUEST}.image", None)
+    expect(r.returncode == 3, f"a second copy of a running guest: exit status {r.returncode} {r.stderr}")
+    runs_at("a")
+
+
+def test_3_refusals_leave_it_alone():
+    back_at_a()
+    sh("b", f"xl create -q -p {CONFIG}")
+    r = move("a", "b", status=3)
+    expect(GUEST in r.stderr and "runs here as before" in r.stderr, r.stderr)
+    sh("b", f"xl destroy {GUEST}")
+    runs_at("a")
+
+
+def test_4_a_wrong_certificate():
+    back_at_a()
+    sh("b", "cd /etc/pagurus/trusted && cp -a a.pem /var/tmp/a.pem && cp ../cert.pem a.pem")
+    r = move("a", "b", status=3)
+    expect("trust" in r.stderr, r.stderr)
+    sh("b", "cp -a /var/tmp/a.pem /etc/pagurus/trusted/a.pem")
+    runs_at("a")
+
+
+def test_5_ctrl_c():
+    back_at_a()
+    r = sh("a", f"timeout --foreground -s INT 6 pagurus migrate --bandwidth 1M {GUEST} b", None)
+    expect("runs here as before" in r.stderr, f"{r.returncode} {r.stdout[-300:]} {r.stderr}")
+    journals_over()
+    runs_at("a")
+
+
+def test_6_keeper_does_what_the_configuration_says():
+    back_at_a()
+    move("a", "b")
+    runs_at("b")
+    before = sh("b", f"xl domid {GUEST}").stdout
+    sh("b", f"xl reboot {GUEST}")
+    wait_until(lambda: sh("b", f"xl domid {GUEST}", None).stdout not in ("", before), "the reboot", SLOW)
+    wait_until(lambda: verdicts("b") > 0, "the verifier of the rebooted guest", SLOW)
+    sh("b", f"xl shutdown {GUEST}")
+    wait_until(lambda: not domains("b"), "the end of the guest that was shut down", SLOW)
+    wait_until(lambda: "keeper" not in sh("b", "ps -e -o args").stdout, "the end of the keeper")
+    back_at_a()
+
+
+def killed_at(host, point):
+    """kill -9 of a daemon whose worker stands at the point; then the guest is wherever one_owner says, and whole."""
+    back_at_a()
+    with_faults(host, f"stop@{point}")
+    sh("a", f"nohup pagurus migrate --reconnect 9s {GUEST} b > /var/tmp/move.log 2>&1 &")
+    wait_until(lambda: re.search(r"^T.*pagurus worker", sh(host, "ps -e -o stat=,args=").stdout, re.M), f"a worker at {point}", SLOW)
+    sh(host, "rm -rf /run/systemd/system/pagurus.service.d; systemctl daemon-reload; systemctl kill -s KILL --kill-who=main pagurus")
+    journals_over()
+    where = [h for h in "ab" if GUEST in domains(h)]
+    expect(len(where) == 1, f"{point}: the guest is at {where}")
+    runs_at(where[0])
+    return where[0]
+
+
+def test_7_source_daemon_killed_before_commit():
+    for point in ("source-begin-done", "source-stopping-done", "source-commit"):
+        expect(killed_at("a", point) == "a", f"{point}: it moved")
+
+
+def test_8_source_daemon_killed_at_commit():
+    expect(killed_at("a", "source-commit-done") == "a", "COMMIT never left, yet it moved")
+
+
+def test_9_target_daemon_killed():
+    expect(killed_at("b", "target-begin-done") == "a", "it moved")
+    expect(killed_at("b", "target-commit-done") == "b", "it was committed and did not start")
+    expect(killed_at("b", "target-moved-done") == "b", "it ran there and was taken back")
+
+
+def main():
+    own = "LAB_NAME" not in os.environ
+    if own:
+        lab("up")
+    try:
+        prepare()
+        return 1 if run_module(sys.modules["__main__"], sys.argv[1:]) else 0
+    finally:
+        if own:
+            lab("down")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
