@@ -172,10 +172,11 @@ static int emit_xsave(const struct emitter *e, unsigned vcpu)
 		return rc;
 	shared = xen_calls_alloc(calls, x.size);
 	r = malloc(sizeof(*r) + x.size);
-	if (!shared || !r)
+	if (!shared || !r) {
 		rc = pgr_fail(e->err, -ENOMEM, "no memory for a vCPU's XSAVE state");
-	if (!rc)
-		rc = get_xsave(e, vcpu, shared, &x);
+		goto out;
+	}
+	rc = get_xsave(e, vcpu, shared, &x);
 	if (rc)
 		goto out;
 	r->head = (struct pgr_vcpu){.vcpu = vcpu};
@@ -315,7 +316,7 @@ int xen_source_state(struct xen_source *s, guest_state_fn *fn, void *ctx, struct
 {
 	const struct emitter e = {.s = s, .emit = fn, .ctx = ctx, .err = err};
 	struct pgr_pv_info info = {.word_size = 8, .levels = 4, .nr_pfns = s->frames.nr_pfns};
-	struct vcpu_guest_context *c = malloc(sizeof(*c));
+	struct vcpu_guest_context *c = calloc(1, sizeof(*c));
 	struct xen_domctl_getdomaininfo d;
 	unsigned vcpu;
 	int rc;

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #ifndef __XEN_TOOLS__
-#define __XEN_TOOLS__ 1
+#define __XEN_TOOLS__ 1 /* NOLINT(bugprone-reserved-identifier): the headers' own switch */
 #endif
 
 #ifdef __STRICT_ANSI__
@@ -30,7 +30,7 @@
 
 #ifdef PAGURUS_STRICT_ANSI
 #undef PAGURUS_STRICT_ANSI
-#define __STRICT_ANSI__ 1
+#define __STRICT_ANSI__ 1 /* NOLINT(bugprone-reserved-identifier): put back what was there */
 #endif
 
 #define XEN_PAGE_SIZE	4096u

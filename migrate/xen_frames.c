@@ -225,7 +225,7 @@ static int find_linear(struct xen_frames *f, const struct guest_table *t, uint64
 static int find_tree(struct xen_frames *f, const struct guest_table *t, uint64_t *frames,
 		     uint64_t nr, struct pgr_error *err)
 {
-	uint64_t top[ENTRIES], middle[ENTRIES], i;
+	uint64_t top[ENTRIES] = {0}, middle[ENTRIES] = {0}, i;
 	int rc;
 
 	if (nr > (uint64_t)ENTRIES * ENTRIES)
@@ -267,7 +267,7 @@ static void take_page(struct xen_frames *f, uint64_t page, const uint64_t *entri
 
 static int take_table(struct xen_frames *f, const uint64_t *frames, struct pgr_error *err)
 {
-	uint64_t i, entries[ENTRIES];
+	uint64_t i, entries[ENTRIES] = {0};
 	int rc;
 
 	for (i = 0; i < f->nr_table; i++) {
@@ -333,11 +333,40 @@ static void mark_changed(_Atomic uint64_t *changed, const uint64_t *before, cons
 			atomic_fetch_or(&changed[pfn / 64], 1ull << pfn % 64);
 }
 
+/* Find and read the guest's table into f's new, empty arrays. */
+static int load(struct xen_frames *f, const struct guest_table *t, struct pgr_error *err)
+{
+	uint64_t *frames;
+	int rc;
+
+	f->nr_table = (t->max_pfn + ENTRIES - 1) / ENTRIES;
+	frames = calloc(f->nr_table + 1, sizeof(*frames));
+	f->table_pfns = calloc(f->nr_table + 1, sizeof(*f->table_pfns));
+	f->frame_plus_1 = mmap(NULL, t->max_pfn * sizeof(uint64_t), PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (f->frame_plus_1 == MAP_FAILED)
+		f->frame_plus_1 = NULL;
+	f->nr_pfns = t->max_pfn;
+	if (!frames || !f->table_pfns || !f->frame_plus_1) {
+		pgr_fail(err, -ENOMEM, "no memory for the guest's physical-to-machine table");
+		free(frames);
+		return -ENOMEM;
+	}
+	if (t->cr3)
+		rc = find_linear(f, t, frames, f->nr_table, err);
+	else
+		rc = find_tree(f, t, frames, f->nr_table, err);
+	if (!rc)
+		rc = take_table(f, frames, err);
+	free(frames);
+	return rc;
+}
+
 int xen_frames_load(struct xen_frames *f, const struct shared_info *shared_info,
 		    _Atomic uint64_t *changed, struct pgr_error *err)
 {
 	struct guest_table t;
-	uint64_t *frames = NULL, *before = f->frame_plus_1, nr_before = f->nr_pfns;
+	uint64_t *before = f->frame_plus_1, nr_before = f->nr_pfns;
 	int rc;
 
 	read_shared(&t, shared_info);
@@ -346,28 +375,12 @@ int xen_frames_load(struct xen_frames *f, const struct shared_info *shared_info,
 		return rc;
 	f->frame_plus_1 = NULL;
 	drop_table(f);
-	f->nr_table = (t.max_pfn + ENTRIES - 1) / ENTRIES;
-	frames = calloc(f->nr_table, sizeof(*frames));
-	f->table_pfns = calloc(f->nr_table, sizeof(*f->table_pfns));
-	f->frame_plus_1 = mmap(NULL, t.max_pfn * sizeof(uint64_t), PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (f->frame_plus_1 == MAP_FAILED)
-		f->frame_plus_1 = NULL;
-	f->nr_pfns = t.max_pfn;
-	if (!frames || !f->table_pfns || !f->frame_plus_1)
-		rc = pgr_fail(err, -ENOMEM, "no memory for the guest's physical-to-machine table");
-	else if (t.cr3)
-		rc = find_linear(f, &t, frames, f->nr_table, err);
-	else
-		rc = find_tree(f, &t, frames, f->nr_table, err);
-	if (!rc)
-		rc = take_table(f, frames, err);
+	rc = load(f, &t, err);
 	if (rc)
 		drop_table(f);
-	else if (changed && before && nr_before == f->nr_pfns)
+	else if (changed && before && f->frame_plus_1 && nr_before == f->nr_pfns)
 		mark_changed(changed, before, f->frame_plus_1, nr_before);
 	if (before)
 		munmap(before, nr_before * sizeof(uint64_t));
-	free(frames);
 	return rc;
 }

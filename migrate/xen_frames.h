@@ -56,7 +56,7 @@ int xen_frames_load(struct xen_frames *f, const struct shared_info *shared_info,
 /* The frame of a pfn, or PV_FRAME_NONE. */
 static inline uint64_t xen_frame_of(const struct xen_frames *f, uint64_t pfn)
 {
-	return pfn < f->nr_pfns ? f->frame_plus_1[pfn] - 1 : UINT64_MAX;
+	return f->frame_plus_1 && pfn < f->nr_pfns ? f->frame_plus_1[pfn] - 1 : UINT64_MAX;
 }
 
 /* The pfn of a frame of this guest (pv_frame_fn of pv_table.h), or PV_FRAME_NONE. */

@@ -230,7 +230,7 @@ int xen_restore_begin(struct xen_toolstack *tools, libxl_domain_config *config, 
 		      struct xen_restore **out, struct xen_made *made, struct pgr_error *err)
 {
 	uint32_t missing = with_policy ? 0 : MISSING_CPUID | MISSING_MSR;
-	struct xen_helper_hello hello;
+	struct xen_helper_hello hello = {0};
 	struct xen_restore *r = malloc(sizeof(*r));
 	int rc;
 

@@ -103,7 +103,7 @@ static int take_back(struct xs_handle *xs, const char *path, bool *begun, struct
 			return pgr_fail_errno(err, -EIO, "Xenstore does not answer");
 		length = 0;
 		value = xs_read(xs, tr, path, &length);
-		*begun = !value || strcmp(value, REQUEST);
+		*begun = !value || strcmp(value, REQUEST) != 0;
 		free(value);
 		if (!*begun)
 			xs_write(xs, tr, path, "", 0);

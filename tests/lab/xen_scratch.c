@@ -151,8 +151,10 @@ static int save(const char *name, const char *path, bool keep)
 		perror(path);
 		return 2;
 	}
-	if (guest_xen_source_open(name, &g, &err))
+	if (guest_xen_source_open(name, &g, &err)) {
+		fclose(f);
 		return failed("open");
+	}
 	if (g->ops->describe(g, &d, &err)) {
 		failed("describe");
 		goto out;
@@ -397,8 +399,11 @@ static int restore(const char *path, const char *fail, bool only_check)
 	}
 	get_description(f, &d);
 	nr_pfns = d.info.nr_pfns;
-	if (guest_xen_sink_open(&o, &s, &err))
+	if (guest_xen_sink_open(&o, &s, &err)) {
+		fclose(f);
+		guest_description_free(&d);
 		return failed("open");
+	}
 	t[0] = now();
 	rc = print_refusals(s, &d);
 	if (rc || only_check)
