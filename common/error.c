@@ -28,7 +28,8 @@ static void set_text(struct pgr_error *err, int code, const char *fmt, va_list a
 	memcpy(err->text, text, strlen(text) + 1);
 }
 
-int pgr_fail(struct pgr_error *err, int code, const char *fmt, ...)
+/* In parentheses: error.h has macros of these names for the analyser. */
+int(pgr_fail)(struct pgr_error *err, int code, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -40,7 +41,7 @@ int pgr_fail(struct pgr_error *err, int code, const char *fmt, ...)
 	return code;
 }
 
-int pgr_fail_errno(struct pgr_error *err, int code, const char *fmt, ...)
+int(pgr_fail_errno)(struct pgr_error *err, int code, const char *fmt, ...)
 {
 	char reason[128];
 	va_list ap;

@@ -27,4 +27,10 @@ int pgr_fail_errno(struct pgr_error *err, int code, const char *fmt, ...)
 int pgr_fail_prefix(struct pgr_error *err, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
+#ifdef __clang_analyzer__
+/* It reads one file at a time: tell it that what comes back is CODE. */
+#define pgr_fail(err, code, ...)       ((void)(pgr_fail)(err, code, __VA_ARGS__), (code))
+#define pgr_fail_errno(err, code, ...) ((void)(pgr_fail_errno)(err, code, __VA_ARGS__), (code))
+#endif
+
 #endif

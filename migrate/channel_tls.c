@@ -599,7 +599,7 @@ static int tls_handshake(struct channel_tls *t, enum tls_role role, struct tls_c
 		 tls_cipher_label(SSL_get_cipher_name(t->ssl)));
 	/* A long name is cut, not what it is protected by. */
 	t->c.peer[sizeof(t->c.peer) - 1 - strlen(label)] = '\0';
-	strcat(t->c.peer, label);
+	memcpy(t->c.peer + strlen(t->c.peer), label, strlen(label) + 1);
 	return 0;
 }
 

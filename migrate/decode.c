@@ -207,20 +207,21 @@ static int each_page(struct decoder *d, uint8_t *base, page_fn *fn, void *ctx,
 	for (unsigned k = 0; k < d->nr_groups; k++) {
 		const struct pgr_group *g = &d->group[k];
 		const uint8_t *pages = data;
+		bool straight = false;
 		int rc;
 
 		if (g->codec != PGR_CODEC_RAW) {
-			bool straight = base && goes_straight(d, first, g->nr_pages);
 			size_t at = (size_t)d->with_data_at[first] * PGR_PAGE_SIZE;
 
+			straight = base && goes_straight(d, first, g->nr_pages);
 			rc = open_group(d, g, data, straight ? base + at : d->scratch, k, err);
 			if (rc)
 				return rc;
-			pages = straight ? NULL : d->scratch;
+			pages = d->scratch;
 		}
 		for (unsigned n = 0; n < g->nr_pages; n++) {
 			rc = fn(d, d->with_data_at[first + n],
-				pages ? pages + (size_t)n * PGR_PAGE_SIZE : NULL, ctx);
+				straight ? NULL : pages + (size_t)n * PGR_PAGE_SIZE, ctx);
 			if (rc)
 				return rc;
 		}

@@ -24,6 +24,7 @@
  */
 #include "migrate/encode.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <lz4.h>
 #include <stdlib.h>
@@ -285,7 +286,10 @@ static size_t lz4_group(struct encoder *e, const uint8_t *data, size_t length, s
  */
 static bool seems_compressible(struct encoder *e, const uint8_t *data, size_t length)
 {
-	size_t page = e->raw_streak % (length / PGR_PAGE_SIZE) * PGR_PAGE_SIZE;
+	size_t page;
+
+	assert(length >= PGR_PAGE_SIZE);
+	page = e->raw_streak % (length / PGR_PAGE_SIZE) * PGR_PAGE_SIZE;
 
 	return lz4_group(e, data + page, PGR_PAGE_SIZE, PGR_PAGE_SIZE - PGR_PAGE_SIZE / 32,
 			 LZ4_DEFAULT) ||

@@ -253,9 +253,11 @@ int main(int argc, char **argv)
 	if (optind + 1 < argc)
 		usage_error("unexpected '%s'", argv[optind + 1]);
 	if (optind < argc) {
-		if (strlen(argv[optind]) >= sizeof(spec))
+		size_t length = strlen(argv[optind]);
+
+		if (length >= sizeof(spec))
 			usage_error("SPEC is longer than %d characters", CMDLINE_MAX - 1);
-		strcpy(spec, argv[optind]);
+		memcpy(spec, argv[optind], length + 1);
 	} else {
 		rc = cmdline_value(PARAMETER, spec);
 		if (rc == -ENOENT)
