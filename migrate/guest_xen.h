@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * PV guests of a hypervisor that speaks Xen's control ABI (Xen 4.17, Pagurus), as sources and sinks of guest.h.
+ * PV guests of a hypervisor that speaks Xen's control ABI (Xen 4.17, Pagurus), as sources and sinks
+ * of guest.h.
  *
- * A source reads the frames of a domain through foreign mappings and its state through control hypercalls. A sink lets libxl make the
- * domain and its devices as for any restore, with this program in the place of libxl's save helper, and fills the new domain's
- * frames itself. Both need root in the control domain.
+ * A source reads the frames of a domain through foreign mappings and its state through control
+ * hypercalls. A sink lets libxl make the domain and its devices as for any restore, with this
+ * program in the place of libxl's save helper, and fills the new domain's frames itself. Both need
+ * root in the control domain.
  *
- * Children: libxl forks (the save helper, hotplug scripts) and takes SIGCHLD for itself while a source or sink is open; it reaps only its
- * own children. The program must not handle SIGCHLD meanwhile, and must reap its own by pid.
+ * Children: libxl forks (the save helper, hotplug scripts) and takes SIGCHLD for itself while a
+ * source or sink is open; it reaps only its own children. The program must not handle SIGCHLD
+ * meanwhile, and must reap its own by pid.
  *
  * Threads: as guest.h says. Sources and sinks of different guests are independent.
  */
@@ -23,8 +26,9 @@
 #define GUEST_XEN_INCOMING "--incoming"
 
 /*
- * The domain with that name, or with that number when the name is all digits. -ENOENT: none; -ENOTSUP: no hypervisor here, not its
- * control domain, an interface that this program was not made for, or not a 64-bit PV guest; -EPERM: domain 0; -ENOMEM.
+ * The domain with that name, or with that number when the name is all digits. -ENOENT: none;
+ * -ENOTSUP: no hypervisor here, not its control domain, an interface that this program was not made
+ * for, or not a 64-bit PV guest; -EPERM: domain 0; -ENOMEM.
  */
 int guest_xen_source_open(const char *name, struct guest_source **out, struct pgr_error *err);
 
@@ -43,7 +47,8 @@ int guest_xen_sink_open(const struct guest_xen_sink_options *o, struct guest_sin
 unsigned guest_xen_sink_domid(const struct guest_sink *s);
 
 /*
- * libxl starts this very program again (/proc/self/exe) as its save helper. main() has to look for that before anything else:
+ * libxl starts this very program again (/proc/self/exe) as its save helper. main() has to look for
+ * that before anything else:
  *
  *	if (guest_xen_is_save_helper(argc, argv))
  *		return guest_xen_save_helper(argc, argv);

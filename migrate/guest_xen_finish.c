@@ -2,12 +2,14 @@
 /*
  * Putting the guest together in the new domain's frames.
  *
- * The order matters to the hypervisor. While a frame is mapped writable by anybody it cannot become a page table, and once it is one nobody
- * maps it writable; so every write to the guest's memory comes first (tables, the guest's own P2M, start_info), then the tables
- * are pinned, then the vCPUs get registers that point to them.
+ * The order matters to the hypervisor. While a frame is mapped writable by anybody it cannot become
+ * a page table, and once it is one nobody maps it writable; so every write to the guest's memory
+ * comes first (tables, the guest's own P2M, start_info), then the tables are pinned, then the vCPUs
+ * get registers that point to them.
  *
- * The stream's frame numbers are pfns. Each is looked up in what this domain was really given: a number without memory ends the
- * restore, so nothing built here names a frame of anybody else - and the hypervisor checks every table entry again when it is pinned.
+ * The stream's frame numbers are pfns. Each is looked up in what this domain was really given: a
+ * number without memory ends the restore, so nothing built here names a frame of anybody else - and
+ * the hypervisor checks every table entry again when it is pinned.
  */
 #include "migrate/guest_xen_sink.h"
 
@@ -173,7 +175,10 @@ static uint64_t p2m_entry(const struct xen_sink *s, uint64_t pfn, uint64_t old)
 
 	if (frame != PV_FRAME_NONE)
 		return frame;
-	/* "This pfn is the frame of the same number" holds on any host; everything else was about frames of the other. */
+	/*
+	 * "This pfn is the frame of the same number" holds on any host; everything else was about
+	 * frames of the other.
+	 */
 	if ((old & P2M_IDENTITY) && !(old & P2M_FOREIGN))
 		return old;
 	return P2M_NONE;
@@ -221,7 +226,10 @@ static int fill_start_info(struct xen_sink *s, uint64_t shared_info_frame, uint6
 		return pgr_fail_errno(err, -errno, "start_info of the guest cannot be mapped");
 	si->nr_pages = s->populated;
 	si->shared_info = shared_info_frame << 12;
-	/* How the tools read its P2M was settled when it booted; the rest is for domains with rights. */
+	/*
+	 * How the tools read its P2M was settled when it booted; the rest is for domains with
+	 * rights.
+	 */
 	si->flags &= SIF_VIRT_P2M_4TOOLS;
 	si->store_mfn = s->store_frame;
 	si->store_evtchn = s->made.store_port;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-/* What would keep a guest from living on this host, found out before any of its memory moves; and the processor it was promised. */
+/*
+ * What would keep a guest from living on this host, found out before any of its memory moves; and
+ * the processor it was promised.
+ */
 #include "migrate/guest_xen_sink.h"
 
 #include <errno.h>

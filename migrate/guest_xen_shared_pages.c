@@ -2,10 +2,11 @@
 /*
  * The two pages that a guest shares with this host's Xenstore and console.
  *
- * Both services map them when libxl introduces the domain, by the grants that every domain is born with. Which pfns they are is known only
- * when the guest has stopped (start_info says), and introducing the domain - with making its devices - is the slowest part of a
- * restore. So their frames are made first, whatever their pfns: libxl can finish while the guest still runs elsewhere, and the
- * frames get their places in the guest's memory at the end.
+ * Both services map them when libxl introduces the domain, by the grants that every domain is born
+ * with. Which pfns they are is known only when the guest has stopped (start_info says), and
+ * introducing the domain - with making its devices - is the slowest part of a restore. So their
+ * frames are made first, whatever their pfns: libxl can finish while the guest still runs
+ * elsewhere, and the frames get their places in the guest's memory at the end.
  */
 #include "migrate/guest_xen_sink.h"
 
@@ -17,7 +18,10 @@
 
 #include "migrate/pv_table.h"
 
-/* Of Xenstore's page: both rings with their indices; what follows was said by this host's Xenstore when it took the page. */
+/*
+ * Of Xenstore's page: both rings with their indices; what follows was said by this host's Xenstore
+ * when it took the page.
+ */
 #define STORE_RINGS_BYTES offsetof(struct xenstore_domain_interface, server_features)
 
 static int clear_frame(struct xen_sink *s, uint64_t frame, struct pgr_error *err)
@@ -85,7 +89,10 @@ int xen_shared_pages_make(struct xen_sink *s, struct pgr_error *err)
 	return rc;
 }
 
-/* Make frame the memory of pfn, with the first bytes of what was there, and give what was there back. */
+/*
+ * Make frame the memory of pfn, with the first bytes of what was there, and give what was there
+ * back.
+ */
 static int place(struct xen_sink *s, uint64_t pfn, uint64_t frame, size_t bytes, const char *what,
 		 struct pgr_error *err)
 {

@@ -5,8 +5,9 @@
  *	EMPTY --create--> CREATED --finish--> FINISHED --start--> STARTED
  *	  ^------------------destroy---------------'
  *
- * CREATED: libxl has made the domain under a provisional name; it has its devices already, or libxl still waits for its memory; the
- * hypervisor never ran it. FINISHED: libxl is through and the guest is whole; the domain is paused. In both destroy() leaves nothing.
+ * CREATED: libxl has made the domain under a provisional name; it has its devices already, or libxl
+ * still waits for its memory; the hypervisor never ran it. FINISHED: libxl is through and the guest
+ * is whole; the domain is paused. In both destroy() leaves nothing.
  */
 #include "migrate/guest_xen_sink.h"
 
@@ -135,7 +136,10 @@ static int configure(struct xen_sink *s, const struct guest_description *d, stru
 	s->config.c_info.name = strdup(s->incoming);
 	if (!s->config.c_info.name)
 		return pgr_fail(err, -ENOMEM, "no memory for a name");
-	/* The session knows the guest by the uuid of its description; a configuration with another must not pass. */
+	/*
+	 * The session knows the guest by the uuid of its description; a configuration with another
+	 * must not pass.
+	 */
 	memcpy(libxl_uuid_bytearray(&s->config.c_info.uuid), d->info.uuid, sizeof(d->info.uuid));
 	return 0;
 }
@@ -181,8 +185,9 @@ static int complete(struct xen_sink *s, struct pgr_error *err)
 }
 
 /*
- * Whether libxl may make the devices while the guest still runs elsewhere. A network interface that nobody has connected to does nothing;
- * a disk that is opened too early may leave old blocks in this host's cache, for the other host is writing to it.
+ * Whether libxl may make the devices while the guest still runs elsewhere. A network interface that
+ * nobody has connected to does nothing; a disk that is opened too early may leave old blocks in
+ * this host's cache, for the other host is writing to it.
  */
 static bool devices_may_be_early(const libxl_domain_config *config)
 {
@@ -358,7 +363,10 @@ static int sink_map(struct guest_sink *g, unsigned worker, const uint64_t *pfns,
 	for (i = 0; i < nr; i++) {
 		b->page[i] = b->base + (size_t)i * XEN_PAGE_SIZE;
 		b->type[i] = s->type[pfns[i]];
-		/* The hypervisor scrubs pages, but need not with zeroes; looking is cheaper than writing. */
+		/*
+		 * The hypervisor scrubs pages, but need not with zeroes; looking is cheaper than
+		 * writing.
+		 */
 		if (fresh[i] && !page_is_zero(b->page[i]))
 			memset(b->page[i], 0, XEN_PAGE_SIZE);
 	}

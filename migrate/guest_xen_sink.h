@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of the Xen sink share: guest_xen_sink.c owns it (life of the domain, its memory), guest_xen_precheck.c refuses,
- * guest_xen_shared_pages.c makes the pages shared with Xenstore and the console, guest_xen_state_in.c takes the state records, guest_xen_finish.c puts the guest together.
+ * What the files of the Xen sink share: guest_xen_sink.c owns it (life of the domain, its memory),
+ * guest_xen_precheck.c refuses, guest_xen_shared_pages.c makes the pages shared with Xenstore and
+ * the console, guest_xen_state_in.c takes the state records, guest_xen_finish.c puts the guest
+ * together.
  */
 #ifndef PAGURUS_GUEST_XEN_SINK_H
 #define PAGURUS_GUEST_XEN_SINK_H
@@ -68,7 +70,10 @@ struct xen_sink {
 
 /* The name it will have here: the option's, else the description's. */
 const char *xen_sink_name(const struct xen_sink *s, const struct guest_description *d);
-/* The configuration out of a description. -EPROTO: not one of libxl's for a PV guest. Dispose of it also on failure. */
+/*
+ * The configuration out of a description. -EPROTO: not one of libxl's for a PV guest. Dispose of it
+ * also on failure.
+ */
 int xen_sink_parse(struct xen_sink *s, const struct guest_description *d,
 		   libxl_domain_config *config, struct pgr_error *err);
 
@@ -81,15 +86,24 @@ int xen_sink_state(struct xen_sink *s, uint32_t type, const void *body, size_t l
 		   struct pgr_error *err);
 void xen_state_free(struct xen_state_in *in);
 
-/* Frames for Xenstore and the console, granted to them, without places in the guest yet. Before libxl introduces the domain. */
+/*
+ * Frames for Xenstore and the console, granted to them, without places in the guest yet. Before
+ * libxl introduces the domain.
+ */
 int xen_shared_pages_make(struct xen_sink *s, struct pgr_error *err);
-/* Give them the places that start_info names. After all memory is in, before any table is localised. */
+/*
+ * Give them the places that start_info names. After all memory is in, before any table is
+ * localised.
+ */
 int xen_shared_pages_place(struct xen_sink *s, struct pgr_error *err);
 
 /* Everything in the domain but libxl's part. */
 int xen_sink_assemble(struct xen_sink *s, struct pgr_error *err);
 
-/* The frame of a page that has to be ordinary memory (level 0) or a table of a level; `what` it is, for the message. -EPROTO. */
+/*
+ * The frame of a page that has to be ordinary memory (level 0) or a table of a level; `what` it is,
+ * for the message. -EPROTO.
+ */
 int xen_sink_page(const struct xen_sink *s, uint64_t pfn, unsigned level, const char *what,
 		  uint64_t *frame, struct pgr_error *err);
 

@@ -2,13 +2,15 @@
 /*
  * A running domain as a source.
  *
- * Reading: the frames of a batch are looked up, the hypervisor says what each is used for, ordinary pages are handed out as they are
- * mapped, page tables as translated copies. Everything the guest could have forged ends as "absent" or as an error that names
- * the page; nothing is mapped that the guest does not own, for the hypervisor refuses.
+ * Reading: the frames of a batch are looked up, the hypervisor says what each is used for, ordinary
+ * pages are handed out as they are mapped, page tables as translated copies. Everything the guest
+ * could have forged ends as "absent" or as an error that names the page; nothing is mapped that the
+ * guest does not own, for the hypervisor refuses.
  *
- * While the guest runs, a table may change between its type and its contents, and may hold frames that leave the guest before it stops
- * (its shared_info page, for one). A table that cannot be translated then is absent for now and is reported as written by the
- * next log_clean(). Once the guest stands still there is no such excuse.
+ * While the guest runs, a table may change between its type and its contents, and may hold frames
+ * that leave the guest before it stops (its shared_info page, for one). A table that cannot be
+ * translated then is absent for now and is reported as written by the next log_clean(). Once the
+ * guest stands still there is no such excuse.
  */
 #include "migrate/guest_xen_source.h"
 
@@ -254,7 +256,10 @@ static int reader_prepare(struct xen_source *s, unsigned worker, struct pgr_erro
 	return 0;
 }
 
-/* What the hypervisor says of a frame, as enum pgr_page_type; false: not readable memory of the guest. */
+/*
+ * What the hypervisor says of a frame, as enum pgr_page_type; false: not readable memory of the
+ * guest.
+ */
 static bool page_type(uint64_t info, uint8_t *type)
 {
 	uint64_t tab = info & XEN_DOMCTL_PFINFO_LTAB_MASK;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of the Xen source share: guest_xen_source.c owns it, guest_xen_describe.c and guest_xen_state.c read it. */
+/*
+ * What the files of the Xen source share: guest_xen_source.c owns it, guest_xen_describe.c and
+ * guest_xen_state.c read it.
+ */
 #ifndef PAGURUS_GUEST_XEN_SOURCE_H
 #define PAGURUS_GUEST_XEN_SOURCE_H
 
@@ -32,7 +35,10 @@ struct xen_source {
 	bool logging;
 	uint8_t *log; /* shared with the hypervisor: the dirty bitmap */
 	size_t log_bytes;
-	/* Pages that could not be read while the guest ran: reported as written. Bit pfn % 64 of word pfn / 64. */
+	/*
+	 * Pages that could not be read while the guest ran: reported as written. Bit pfn % 64 of
+	 * word pfn / 64.
+	 */
 	_Atomic uint64_t *again;
 	struct xen_reader reader[GUEST_WORKERS_MAX];
 };

@@ -2,7 +2,8 @@
 /*
  * The state records of a suspended domain, in the order of stream.md: what is not in its memory.
  *
- * Register contents are the guest's business and travel as they are; frame numbers in them are checked and become pfns.
+ * Register contents are the guest's business and travel as they are; frame numbers in them are
+ * checked and become pfns.
  */
 #include "migrate/guest_xen_source.h"
 

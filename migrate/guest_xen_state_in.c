@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * State records of a stream, taken in: sizes, numbers and repetitions are checked here; that frame numbers hold memory of the
- * right kind when the guest is put together, for only then the memory is known.
+ * State records of a stream, taken in: sizes, numbers and repetitions are checked here; that frame
+ * numbers hold memory of the right kind when the guest is put together, for only then the memory is
+ * known.
  */
 #include "migrate/guest_xen_sink.h"
 

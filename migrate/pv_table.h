@@ -2,8 +2,8 @@
 /*
  * Page tables of a 64-bit PV guest: machine frame numbers out, pfns in, and back.
  *
- * A table is 512 entries of 8 bytes; an entry with bit 0 set names a frame in bits 12 to 51. Nothing here knows a hypervisor:
- * pure functions over a page, any thread.
+ * A table is 512 entries of 8 bytes; an entry with bit 0 set names a frame in bits 12 to 51.
+ * Nothing here knows a hypervisor: pure functions over a page, any thread.
  */
 #ifndef PAGURUS_PV_TABLE_H
 #define PAGURUS_PV_TABLE_H
@@ -31,9 +31,10 @@ struct pv_table_error {
 };
 
 /*
- * Copy the table `from` of that level (1 to 4) to `to` (may be the same page), every present entry's frame replaced by translate() of it.
- * The hypervisor's slots of a top table become zero. from may change meanwhile: each entry is read once.
- * 0, or -EINVAL with e (not NULL) for the first entry that cannot be translated; `to` is then undefined.
+ * Copy the table `from` of that level (1 to 4) to `to` (may be the same page), every present
+ * entry's frame replaced by translate() of it. The hypervisor's slots of a top table become zero.
+ * from may change meanwhile: each entry is read once. 0, or -EINVAL with e (not NULL) for the first
+ * entry that cannot be translated; `to` is then undefined.
  */
 int pv_table_translate(uint64_t *to, const uint64_t *from, unsigned level, pv_frame_fn *translate,
 		       const void *ctx, struct pv_table_error *e);

@@ -2,8 +2,9 @@
 /*
  * Xen's public headers, as the tools of a control domain see them.
  *
- * They want GNU C (anonymous members, aligned handles) and take -std=c11 for a compiler that lacks it, so that word is
- * taken back while they are read. Not for files that include xenctrl.h, which has its own macros of the same names.
+ * They want GNU C (anonymous members, aligned handles) and take -std=c11 for a compiler that lacks
+ * it, so that word is taken back while they are read. Not for files that include xenctrl.h, which
+ * has its own macros of the same names.
  */
 #ifndef PAGURUS_XEN_ABI_H
 #define PAGURUS_XEN_ABI_H
@@ -35,7 +36,10 @@
 
 #define XEN_PAGE_SIZE	4096u
 #define XEN_TABLE_SLOTS 512u
-/* Of a top table: what the hypervisor keeps for itself (HYPERVISOR_VIRT_START .. HYPERVISOR_VIRT_END). */
+/*
+ * Of a top table: what the hypervisor keeps for itself (HYPERVISOR_VIRT_START ..
+ * HYPERVISOR_VIRT_END).
+ */
 #define XEN_L4_FIRST_RESERVED 256u
 #define XEN_L4_LAST_RESERVED  271u
 

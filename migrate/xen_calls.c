@@ -8,7 +8,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* The interface of these numbers is private to a release, and so are the messages of libxl's save helper. */
+/*
+ * The interface of these numbers is private to a release, and so are the messages of libxl's save
+ * helper.
+ */
 #define XEN_RELEASE_MAJOR 4
 #define XEN_RELEASE_MINOR 17
 

@@ -7,7 +7,10 @@
 enum reg { EAX, EBX, ECX, EDX };
 static const char *const reg_name[] = {"eax", "ebx", "ecx", "edx"};
 
-/* Registers of CPUID whose every bit is a feature, but for those in `except`, which say how the processor is built or used. */
+/*
+ * Registers of CPUID whose every bit is a feature, but for those in `except`, which say how the
+ * processor is built or used.
+ */
 static const struct word {
 	uint32_t leaf, subleaf;
 	enum reg reg;

@@ -145,7 +145,10 @@ static int read_frame(struct xen_frames *f, uint64_t frame, uint64_t *to)
 	return 0;
 }
 
-/* The frame of the table of `level` - 1 (or of the page, level 1) that maps vaddr, or PV_FRAME_NONE. */
+/*
+ * The frame of the table of `level` - 1 (or of the page, level 1) that maps vaddr, or
+ * PV_FRAME_NONE.
+ */
 static uint64_t step(const uint64_t *table, unsigned level, uint64_t vaddr)
 {
 	uint64_t entry = table[vaddr >> (3 + 9 * level) & 511];
@@ -155,7 +158,9 @@ static uint64_t step(const uint64_t *table, unsigned level, uint64_t vaddr)
 	return (entry & PV_ENTRY_FRAME) >> 12;
 }
 
-/* Walk the guest's tables to the level-1 table of vaddr. cache keeps the last table of each level. */
+/*
+ * Walk the guest's tables to the level-1 table of vaddr. cache keeps the last table of each level.
+ */
 struct walk {
 	uint64_t frame[5];
 	uint64_t page[5][XEN_TABLE_SLOTS];
@@ -247,7 +252,9 @@ static int find_tree(struct xen_frames *f, const struct guest_table *t, uint64_t
 
 /* ---- reading it ---- */
 
-/* Take the pairs of one page of the table, number `page`, on which the hypervisor's table agrees. */
+/*
+ * Take the pairs of one page of the table, number `page`, on which the hypervisor's table agrees.
+ */
 static void take_page(struct xen_frames *f, uint64_t page, const uint64_t *entries)
 {
 	uint64_t first = page * ENTRIES, pfn, frame;

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which machine frame each pfn of a running or suspended guest has, and which pfn each frame: read from tables that the guest and the
- * hypervisor keep.
+ * Which machine frame each pfn of a running or suspended guest has, and which pfn each frame: read
+ * from tables that the guest and the hypervisor keep.
  *
- * The hypervisor's table (machine to physical) is trusted to exist for every frame of this host; what it says about a frame of the guest
- * was written by the guest. The guest's own table (physical to machine) is the guest's alone. A pair is believed only when both
- * tables agree on it, and it gives nobody anything: mapping the frame fails unless the guest owns it.
+ * The hypervisor's table (machine to physical) is trusted to exist for every frame of this host;
+ * what it says about a frame of the guest was written by the guest. The guest's own table (physical
+ * to machine) is the guest's alone. A pair is believed only when both tables agree on it, and it
+ * gives nobody anything: mapping the frame fails unless the guest owns it.
  *
- * Two pages of the guest decide how much memory is used here: its max_pfn, which is bounded by PGR_PFNS_MAX, and pages of its
- * table that name frames. The table kept here is reserved, and filled only where the guest's has frames.
+ * Two pages of the guest decide how much memory is used here: its max_pfn, which is bounded by
+ * PGR_PFNS_MAX, and pages of its table that name frames. The table kept here is reserved, and
+ * filled only where the guest's has frames.
  *
  * Threads: load by one; look-ups by any number between loads.
  */
@@ -46,9 +48,10 @@ int xen_frames_open(struct xen_frames *f, struct xen_calls *calls, uint32_t domi
 void xen_frames_close(struct xen_frames *f);
 
 /*
- * Read the guest's table anew. changed (may be NULL): bitmap of nr_pfns bits as they were before; each pfn that has another frame since, or
- * none, is set in it when the size is still the same. shared_info: the guest's page, mapped. -EINVAL: what the guest says is nonsense (text); -EAGAIN: the guest is
- * changing it right now; -ENOTSUP: it keeps none; -ENOMEM.
+ * Read the guest's table anew. changed (may be NULL): bitmap of nr_pfns bits as they were before;
+ * each pfn that has another frame since, or none, is set in it when the size is still the same.
+ * shared_info: the guest's page, mapped. -EINVAL: what the guest says is nonsense (text); -EAGAIN:
+ * the guest is changing it right now; -ENOTSUP: it keeps none; -ENOMEM.
  */
 int xen_frames_load(struct xen_frames *f, const struct shared_info *shared_info,
 		    _Atomic uint64_t *changed, struct pgr_error *err);

@@ -18,7 +18,10 @@
 /* How long libxl may take for a step in which it only has to answer. */
 #define ANSWER_MS 60000
 
-/* libxl's stream, version 2 (docs/specs/libxl-migration-stream of Xen): a header in network order, then records. */
+/*
+ * libxl's stream, version 2 (docs/specs/libxl-migration-stream of Xen): a header in network order,
+ * then records.
+ */
 struct libxl_header {
 	uint64_t ident;
 	uint32_t version;
@@ -205,7 +208,10 @@ static int start(struct xen_restore *r, struct pgr_error *err)
 	r->done = eventfd(0, EFD_CLOEXEC);
 	if (r->done < 0)
 		return pgr_fail_errno(err, -errno, "no event descriptor for libxl");
-	/* libxl looks the helper up when it starts one. In the child this is the program that runs now, even if its file was replaced. */
+	/*
+	 * libxl looks the helper up when it starts one. In the child this is the program that runs
+	 * now, even if its file was replaced.
+	 */
 	if (setenv("LIBXL_SAVE_HELPER", "/proc/self/exe", 1))
 		return pgr_fail_errno(err, -errno, "libxl's save helper cannot be chosen");
 	xen_toolstack_begin(r->tools);

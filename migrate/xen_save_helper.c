@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-/* The process that libxl starts as its save helper: hands its descriptors to the restoring process and waits to be told how to end. */
+/*
+ * The process that libxl starts as its save helper: hands its descriptors to the restoring process
+ * and waits to be told how to end.
+ */
 #include "migrate/xen_save_helper.h"
 
 #include <errno.h>
@@ -79,7 +82,10 @@ int guest_xen_save_helper(int argc, char **argv)
 	struct xen_helper_hello h = {.magic = XEN_HELPER_MAGIC};
 	uint32_t stream;
 
-	/* verb stream back-channel domain store-port store-domain console-port console-domain callbacks stream-type */
+	/*
+	 * verb stream back-channel domain store-port store-domain console-port console-domain
+	 * callbacks stream-type
+	 */
 	if (argc != 11 || !number(argv[2], &stream) || !number(argv[4], &h.domid) ||
 	    !number(argv[5], &h.store_port) || !number(argv[6], &h.store_domid) ||
 	    !number(argv[7], &h.console_port) || !number(argv[8], &h.console_domid) ||

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the save helper sends to the process that is restoring: guest_xen.h and xen_restore.h explain. */
+/*
+ * What the save helper sends to the process that is restoring: guest_xen.h and xen_restore.h
+ * explain.
+ */
 #ifndef PAGURUS_XEN_SAVE_HELPER_H
 #define PAGURUS_XEN_SAVE_HELPER_H
 
@@ -7,7 +10,9 @@
 
 #define XEN_HELPER_MAGIC 0x50475253u
 
-/* Sent once, with the descriptors of standard input and output attached. Same program on both ends. */
+/*
+ * Sent once, with the descriptors of standard input and output attached. Same program on both ends.
+ */
 struct xen_helper_hello {
 	uint32_t magic;
 	uint32_t domid;

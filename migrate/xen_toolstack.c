@@ -61,7 +61,10 @@ static void no_destroy(xentoollog_logger *logger)
 	(void)logger;
 }
 
-/* libxl has to reap the save helper and hotplug scripts while the program has children of its own. Must outlive every context. */
+/*
+ * libxl has to reap the save helper and hotplug scripts while the program has children of its own.
+ * Must outlive every context.
+ */
 static const libxl_childproc_hooks reap_own_only = {
 	.chldowner = libxl_sigchld_owner_libxl_always_selective_reap,
 };

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A libxl context that remembers what libxl complained about, so that a failure can be told in one sentence.
+ * A libxl context that remembers what libxl complained about, so that a failure can be told in one
+ * sentence.
  *
- * Threads: libxl's context has a lock of its own; the functions here may be called by any thread. One context an object: contexts
- * do not know of each other, and each reaps only its own children.
+ * Threads: libxl's context has a lock of its own; the functions here may be called by any thread.
+ * One context an object: contexts do not know of each other, and each reaps only its own children.
  */
 #ifndef PAGURUS_XEN_TOOLSTACK_H
 #define PAGURUS_XEN_TOOLSTACK_H

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * A Xen guest into a scratch file and back, with the operations of guest.h and nothing else of the engine: what goes wrong here is
- * guest_xen's.
+ * A Xen guest into a scratch file and back, with the operations of guest.h and nothing else of the
+ * engine: what goes wrong here is guest_xen's.
  *
  *	xen_scratch save GUEST FILE [keep]	suspend, write everything, destroy (or let it go on)
  *	xen_scratch restore FILE [fail=STEP]	make it, fill it, start it; fail: stop after that step and clean up
@@ -11,7 +11,8 @@
  *	xen_scratch describe GUEST
  *	xen_scratch precheck FILE
  *
- * The file is a heap of host-order structures for this program only. Steps: create, map, types, state, finish.
+ * The file is a heap of host-order structures for this program only. Steps: create, map, types,
+ * state, finish.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -224,7 +225,10 @@ static void lie_in_table(uint64_t *entry)
 
 static void lie_in_page(uint8_t *page, uint8_t *type)
 {
-	/* struct start_info: magic, nr_pages, shared_info, flags, store_mfn (56), evtchn, console mfn (72) */
+	/*
+	 * struct start_info: magic, nr_pages, shared_info, flags, store_mfn (56), evtchn, console
+	 * mfn (72)
+	 */
 	static const char magic[] = "xen-";
 
 	if (*type == PGR_TYPE_L1)
