@@ -70,6 +70,7 @@ static int ring_write(void *ctx, const struct iovec *iov, unsigned nr, struct pg
 	}
 	pthread_mutex_lock(&l->lock);
 	l->filled = position;
+	l->next_sequence++;
 	pthread_cond_broadcast(&l->changed);
 	pthread_mutex_unlock(&l->lock);
 	return 0;
@@ -142,10 +143,11 @@ static void *sender_main(void *arg)
 				l->lost = true;
 				l->error = err;
 			}
+			pthread_cond_broadcast(&l->changed);
 			break;
 		}
 		l->sent += length;
-		l->wire_bytes += length;
+		__atomic_store_n(&l->wire_bytes, l->wire_bytes + length, __ATOMIC_RELAXED);
 		pthread_cond_broadcast(&l->changed);
 		if (l->one_way) {
 			l->acked = l->sent;
@@ -167,15 +169,20 @@ int lane_start(struct lane *l, struct channel *c, struct pgr_error *err)
 {
 	int rc;
 
+	pthread_mutex_lock(&l->lock);
 	l->channel = c;
 	l->stop = false;
 	l->lost = false;
-	rc = -pthread_create(&l->sender, NULL, sender_main, l);
-	if (rc)
-		return pgr_fail_errno(err, rc, "cannot start the sending thread of channel %u",
-				      l->index);
+	/* Before the thread is there: who asks whether it runs may come at any time. */
 	l->running = true;
-	return 0;
+	pthread_mutex_unlock(&l->lock);
+	rc = -pthread_create(&l->sender, NULL, sender_main, l);
+	if (!rc)
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	l->running = false;
+	pthread_mutex_unlock(&l->lock);
+	return pgr_fail_errno(err, rc, "cannot start the sending thread of channel %u", l->index);
 }
 
 void lane_stop(struct lane *l)
@@ -189,15 +196,26 @@ void lane_stop(struct lane *l)
 		if (!l->one_way)
 			l->channel->ops->shutdown(l->channel);
 		pthread_join(l->sender, NULL);
+		pthread_mutex_lock(&l->lock);
 		l->running = false;
+		pthread_mutex_unlock(&l->lock);
 	}
 	if (l->channel && !l->one_way)
 		l->channel->ops->close(l->channel);
 	l->channel = NULL;
 }
 
-int lane_append(struct lane *l, uint32_t type, const struct iovec *parts, unsigned nr,
-		struct pgr_error *err)
+/* The window is for pages: what opens and ends a session must never wait behind it. Caller holds lock. */
+static bool room(const struct lane *l, uint32_t type, size_t bytes)
+{
+	if (l->filled + bytes > l->acked + l->size)
+		return false;
+	return type != PGR_REC_PAGES || !l->window ||
+	       l->next_sequence - l->acked_sequence < l->window;
+}
+
+static int append(struct lane *l, uint32_t type, const struct iovec *parts, unsigned nr, bool wait,
+		  struct pgr_error *err)
 {
 	size_t length = session_record_bytes(parts, nr);
 	int rc = 0;
@@ -210,18 +228,40 @@ int lane_append(struct lane *l, uint32_t type, const struct iovec *parts, unsign
 
 	pthread_mutex_lock(&l->append_lock);
 	pthread_mutex_lock(&l->lock);
-	while (!l->cancelled &&
-	       (l->filled + length > l->acked + l->size ||
-		(l->window && l->writer.sequence - l->acked_sequence >= l->window)))
+	while (wait && !l->cancelled && !room(l, type, length))
 		pthread_cond_wait(&l->changed, &l->lock);
 	if (l->cancelled)
 		rc = pgr_fail(err, -ECANCELED, "cancelled");
+	else if (!room(l, type, length))
+		rc = -EAGAIN;
 	pthread_mutex_unlock(&l->lock);
 	if (!rc)
 		rc = stream_write(&l->writer, type, parts, nr, err);
 	l->last_append_ns = session_now_ns();
 	pthread_mutex_unlock(&l->append_lock);
 	return rc;
+}
+
+int lane_append(struct lane *l, uint32_t type, const struct iovec *parts, unsigned nr,
+		struct pgr_error *err)
+{
+	return append(l, type, parts, nr, true, err);
+}
+
+int lane_try_append(struct lane *l, uint32_t type, const struct iovec *parts, unsigned nr,
+		    struct pgr_error *err)
+{
+	return append(l, type, parts, nr, false, err);
+}
+
+bool lane_has_room(struct lane *l, uint32_t type, size_t bytes)
+{
+	bool has;
+
+	pthread_mutex_lock(&l->lock);
+	has = l->cancelled || room(l, type, bytes);
+	pthread_mutex_unlock(&l->lock);
+	return has;
 }
 
 int lane_append_body(struct lane *l, uint32_t type, const void *body, size_t length,
@@ -234,15 +274,15 @@ int lane_append_body(struct lane *l, uint32_t type, const void *body, size_t len
 
 void lane_keepalive(struct lane *l, uint64_t idle_ns)
 {
-	bool room;
+	bool free_room;
 
 	if (pthread_mutex_trylock(&l->append_lock))
 		return;
 	pthread_mutex_lock(&l->lock);
-	room = l->running && !l->lost && l->sent == l->filled &&
-	       l->filled + sizeof(struct pgr_record) <= l->acked + l->size;
+	free_room = l->running && !l->lost && !l->abandoned && l->sent == l->filled &&
+		    room(l, PGR_REC_KEEPALIVE, sizeof(struct pgr_record));
 	pthread_mutex_unlock(&l->lock);
-	if (room && session_now_ns() - l->last_append_ns > idle_ns) {
+	if (free_room && session_now_ns() - l->last_append_ns > idle_ns) {
 		stream_write(&l->writer, PGR_REC_KEEPALIVE, NULL, 0, NULL);
 		l->last_append_ns = session_now_ns();
 	}
@@ -252,18 +292,25 @@ void lane_keepalive(struct lane *l, uint64_t idle_ns)
 /* Move acked forward to the record with the given number. Caller holds lock. */
 static int advance(struct lane *l, uint32_t sequence, uint64_t limit, struct pgr_error *err)
 {
-	while (l->acked_sequence != sequence) {
+	uint64_t at = l->acked;
+	uint32_t next = l->acked_sequence;
+
+	while (next != sequence) {
 		struct pgr_record header;
 
-		if (l->acked >= limit)
+		if (at < limit) {
+			ring_copy_out(l, at, &header, sizeof(header));
+			at += sizeof(header) + padded(header.length);
+			next++;
+		}
+		if (at > limit || (at == limit && next != sequence))
 			return pgr_fail(
 				err, -EPROTO,
-				"the target acknowledged record %u of channel %u, which was never sent (last one: %u)",
+				"the target acknowledged record %u of channel %u, which was not sent (last one: %u)",
 				sequence, l->index, l->acked_sequence);
-		ring_copy_out(l, l->acked, &header, sizeof(header));
-		l->acked += sizeof(header) + padded(header.length);
-		l->acked_sequence++;
 	}
+	l->acked = at;
+	l->acked_sequence = next;
 	return 0;
 }
 
@@ -273,9 +320,12 @@ int lane_ack(struct lane *l, uint32_t sequence, struct pgr_error *err)
 
 	pthread_mutex_lock(&l->lock);
 	/* An acknowledgement that is older than the last says nothing new; sequence numbers may wrap. */
-	if ((int32_t)(sequence - l->acked_sequence) > 0) {
-		rc = advance(l, sequence, l->filled, err);
-		/* A record can take effect before write() has returned for all of the piece that it is in. */
+	if (!l->abandoned && (int32_t)(sequence - l->acked_sequence) > 0) {
+		/*
+		 * A record can take effect before write() has returned for all of the piece that it is in: claimed, not sent. Beyond that
+		 * it would free bytes of the ring that still have to be written.
+		 */
+		rc = advance(l, sequence, l->claimed, err);
 		pthread_cond_broadcast(&l->changed);
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -293,9 +343,9 @@ int lane_rewind(struct lane *l, uint32_t next, struct pgr_error *err)
 			"the target asks for record %u of channel %u again, which it had acknowledged (next: %u)",
 			next, l->index, l->acked_sequence);
 	else
-		rc = advance(l, next, l->filled, err);
+		rc = advance(l, next, l->claimed, err);
 	if (!rc)
-		l->sent = l->acked;
+		l->sent = l->claimed = l->acked;
 	pthread_cond_broadcast(&l->changed);
 	pthread_mutex_unlock(&l->lock);
 	return rc;
@@ -308,6 +358,7 @@ void lane_abandon(struct lane *l)
 	pthread_mutex_lock(&l->append_lock);
 	pthread_mutex_lock(&l->lock);
 	l->cancelled = false;
+	l->abandoned = true;
 	if (l->limit)
 		rate_limit_set(l->limit, RATE_UNLIMITED, 0);
 	if (l->claimed < l->sent)
@@ -322,7 +373,9 @@ void lane_abandon(struct lane *l)
 			sequence++;
 		}
 		l->filled = at;
-		l->writer.sequence = sequence;
+		l->writer.sequence = l->next_sequence = sequence;
+		/* What was sent is needed no more: a ring full of it would leave no room. The sender moves sent. */
+		l->acked = l->sent;
 	}
 	pthread_mutex_unlock(&l->lock);
 	pthread_mutex_unlock(&l->append_lock);
@@ -357,4 +410,24 @@ bool lane_drained(struct lane *l)
 	drained = l->acked == l->filled;
 	pthread_mutex_unlock(&l->lock);
 	return drained;
+}
+
+uint64_t lane_acked(struct lane *l)
+{
+	uint64_t acked;
+
+	pthread_mutex_lock(&l->lock);
+	acked = l->acked;
+	pthread_mutex_unlock(&l->lock);
+	return acked;
+}
+
+uint32_t lane_next_sequence(struct lane *l)
+{
+	uint32_t next;
+
+	pthread_mutex_lock(&l->lock);
+	next = l->next_sequence;
+	pthread_mutex_unlock(&l->lock);
+	return next;
 }

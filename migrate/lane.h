@@ -38,11 +38,14 @@ struct lane {
 	uint64_t acked;		 /* taken effect at the target */
 	uint32_t acked_sequence; /* of the record that begins at acked */
 	uint64_t claimed;	 /* the sender is writing up to here */
-	uint32_t window;	 /* most records unacknowledged; 0: the ring is the bound */
-	bool running;		 /* the sending thread exists */
-	bool stop;		 /* it shall end */
-	bool lost;		 /* the channel failed; error says how */
-	bool cancelled;		 /* appenders shall not wait any longer */
+	uint32_t next_sequence;	 /* of the record that begins at filled */
+	uint32_t
+		window; /* a PAGES record waits while so many are unacknowledged; 0: the ring is the bound */
+	bool running;	/* the sending thread exists */
+	bool stop;	/* it shall end */
+	bool lost;	/* the channel failed; error says how */
+	bool cancelled; /* appenders shall not wait any longer */
+	bool abandoned; /* no acknowledgement is awaited any more; only an ABORT may follow */
 	struct pgr_error error;
 
 	struct channel *channel; /* owned; NULL between connections */
@@ -73,10 +76,15 @@ int lane_append(struct lane *l, uint32_t type, const struct iovec *parts, unsign
 		struct pgr_error *err);
 int lane_append_body(struct lane *l, uint32_t type, const void *body, size_t length,
 		     struct pgr_error *err);
+/* The same without waiting for room: -EAGAIN, which fills in no error. For the thread that makes lost connections again. */
+int lane_try_append(struct lane *l, uint32_t type, const struct iovec *parts, unsigned nr,
+		    struct pgr_error *err);
+/* Whether a record of this type with so many bytes, header and padding included, has room now. */
+bool lane_has_room(struct lane *l, uint32_t type, size_t bytes);
 /* Add a KEEPALIVE if nothing was appended for a while and there is room. Never waits. */
 void lane_keepalive(struct lane *l, uint64_t idle_ns);
 
-/* Records below sequence took effect. -EPROTO: a number that was never sent. */
+/* Records below sequence took effect. -EPROTO: a record that was not sent completely. */
 int lane_ack(struct lane *l, uint32_t sequence, struct pgr_error *err);
 /* After a reconnect: the target expects `next`; everything from there is sent again. To be called between stop and start. */
 int lane_rewind(struct lane *l, uint32_t next, struct pgr_error *err);
@@ -84,12 +92,19 @@ int lane_rewind(struct lane *l, uint32_t next, struct pgr_error *err);
 /* Wake every waiting appender and waiter with -ECANCELED, now and later. */
 void lane_cancel(struct lane *l);
 
-/* Drop what the sender has not begun to write, up to a record's end, and lift the bandwidth cap and lane_cancel: room for a last ABORT. */
+/*
+ * Drop what the sender has not begun to write, up to a record's end, await no acknowledgement any more, and lift the bandwidth cap and
+ * lane_cancel: room for a last ABORT. Nobody else may append any more.
+ */
 void lane_abandon(struct lane *l);
 /* Wait until everything appended was given to the channel. */
 bool lane_wait_sent(struct lane *l, uint64_t until_ns);
 
 /* True when everything appended was acknowledged (one_way: written). */
 bool lane_drained(struct lane *l);
+/* Bytes of records that took effect since the start. */
+uint64_t lane_acked(struct lane *l);
+/* The number that the next record will have. */
+uint32_t lane_next_sequence(struct lane *l);
 
 #endif

@@ -102,11 +102,28 @@ enum pgr_abort_reason session_abort_reason(int code)
 	return PGR_ABORT_INTERNAL;
 }
 
+void session_plain_text(char *out, size_t size, const uint8_t *text, size_t length)
+{
+	size_t n = length < size ? length : size - 1;
+
+	/* The codec has checked that it is UTF-8: a continuation byte at the cut belongs to a character that begins before it. */
+	while (n < length && n && (text[n] & 0xc0) == 0x80)
+		n--;
+	for (size_t i = 0; i < n; i++) {
+		/* U+0080 to U+009F: controls that terminals obey as they do ESC sequences. */
+		bool c1 = text[i] == 0xc2 && i + 1 < n && text[i + 1] < 0xa0;
+
+		out[i] = text[i] < 32 || text[i] == 127 || c1 ? '?' : (char)text[i];
+		if (c1)
+			out[++i] = '?';
+	}
+	out[n] = 0;
+}
+
 int session_abort_error(struct pgr_error *err, const char *who, const struct stream_record *rec)
 {
 	struct pgr_abort a;
 	int code = -EREMOTEIO;
-	size_t n = rec->length - sizeof(a);
 	char text[sizeof(err->text)];
 
 	memcpy(&a, rec->body, sizeof(a));
@@ -115,15 +132,7 @@ int session_abort_error(struct pgr_error *err, const char *who, const struct str
 			code = abort_codes[i].code;
 			break;
 		}
-	if (n >= sizeof(text))
-		n = sizeof(text) - 1;
-	/* A peer's text goes to terminals and logs: nothing in it may act there. */
-	for (size_t i = 0; i < n; i++) {
-		char c = (char)rec->body[sizeof(a) + i];
-
-		text[i] = (unsigned char)c < 32 || c == 127 ? '?' : c;
-	}
-	text[n] = 0;
+	session_plain_text(text, sizeof(text), rec->body + sizeof(a), rec->length - sizeof(a));
 	return pgr_fail(err, code, "%s says: %s", who, text);
 }
 

@@ -89,6 +89,7 @@ enum session_outcome {
 	SESSION_MOVED,	/* source: the target has it; target: it runs here; file: complete */
 	SESSION_STAYED, /* source: it runs here as before; target: nothing is left */
 	SESSION_UNKNOWN, /* source: COMMIT was sent and no answer came; the guest is suspended: source_recover() */
+	/* target: COMMIT arrived, the guest did not start and that could not be recorded: it stands here, complete */
 };
 
 /* Where the stop went, in ns; zero where it does not apply. */
@@ -117,6 +118,11 @@ struct session_result {
 	struct session_stop stop;
 	struct policy_decision last;
 	uint64_t peak_buffers; /* bytes of buffers and caches the session allocated for itself */
+	/*
+	 * Something of the guest stands here that should not: a source could not resume it (STAYED) or remove it (MOVED), a target
+	 * could not decide that it never starts (UNKNOWN). The owner leaves its journal open, so that the repair tries again.
+	 */
+	bool unfinished;
 };
 
 struct source_params {
@@ -135,6 +141,8 @@ struct source_params {
 	unsigned reconnect_stopped_ms; /* the same while the guest stands still; 0: 10000 */
 	unsigned
 		silence_ms; /* a connection on which no record arrives for so long is taken for lost; 0: 20000 */
+	unsigned
+		stall_ms; /* the session fails when nothing of what waits takes effect for so long before COMMIT; 0: 120000 */
 	/* Make the connection for a channel: preamble sent, TLS done. Called again with PGR_PURPOSE_RESUME or _QUERY. */
 	int (*connect)(void *ctx, unsigned channel, enum pgr_purpose purpose, struct channel **out,
 		       struct pgr_error *err);
@@ -165,7 +173,8 @@ int source_run(struct guest_source *g, const struct source_params *p, const stru
 /*
  * A session that was committed and whose answer got lost (also by another process before a crash): ask the target until it answers
  * or cancel is set. 0: it runs there, g was destroyed (g may be NULL when it is already gone). -ECANCELED: still unknown. -ESTALE: it did
- * not start there, g was resumed here.
+ * not start there, g was resumed here. Another error: the answer is known but g could not be removed or resumed; the journal says MOVED or
+ * is as it was, and trying again is right.
  */
 int source_recover(struct guest_source *g, const struct source_params *p,
 		   const struct session_owner *o, struct pgr_error *err);

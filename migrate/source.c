@@ -36,7 +36,6 @@ static uint64_t ms(unsigned value, unsigned fallback)
 static int send_opening(struct source *s, struct pgr_error *err)
 {
 	const struct guest_description *d = &s->d;
-	struct lane *l = &s->lanes[0].lane;
 	struct pgr_hello hello = {
 		.guest_kind = d->info.kind,
 		.features = PGR_FEATURE_LZ4 | PGR_FEATURE_ZSTD | PGR_FEATURE_DELTA |
@@ -52,28 +51,28 @@ static int send_opening(struct source *s, struct pgr_error *err)
 	int rc;
 
 	memcpy(identity.uuid, d->info.uuid, sizeof(identity.uuid));
-	rc = lane_append_body(l, PGR_REC_HELLO, &hello, sizeof(hello), err);
+	rc = source_append_body(s, 0, PGR_REC_HELLO, &hello, sizeof(hello), err);
 	if (!rc) {
 		struct iovec parts[] = {{&identity, sizeof(identity)},
 					{(void *)(uintptr_t)d->info.name, strlen(d->info.name)}};
 
-		rc = lane_append(l, PGR_REC_IDENTITY, parts, 2, err);
+		rc = source_append(s, 0, PGR_REC_IDENTITY, parts, 2, err);
 	}
 	if (!rc && (d->nr_leaves || d->nr_msrs)) {
 		struct iovec parts[] = {{&policy, sizeof(policy)},
 					{d->leaves, d->nr_leaves * sizeof(*d->leaves)},
 					{d->msrs, d->nr_msrs * sizeof(*d->msrs)}};
 
-		rc = lane_append(l, PGR_REC_CPU_POLICY, parts, 3, err);
+		rc = source_append(s, 0, PGR_REC_CPU_POLICY, parts, 3, err);
 	}
 	if (!rc) {
 		struct iovec parts[] = {{&config, sizeof(config)},
 					{d->config, d->config ? strlen(d->config) : 0}};
 
-		rc = lane_append(l, PGR_REC_CONFIG, parts, 2, err);
+		rc = source_append(s, 0, PGR_REC_CONFIG, parts, 2, err);
 	}
 	if (!rc)
-		rc = lane_append(l, PGR_REC_OPEN, NULL, 0, err);
+		rc = source_append(s, 0, PGR_REC_OPEN, NULL, 0, err);
 	return rc;
 }
 
@@ -118,7 +117,9 @@ static int open_session(struct source *s, struct pgr_error *err)
 	if (channels == 0 || channels > s->p->channels)
 		return pgr_fail(err, -EPROTO, "the target accepted %u channels of %u", channels,
 				s->p->channels);
+	pthread_mutex_lock(&s->lock);
 	s->nr = channels;
+	pthread_mutex_unlock(&s->lock);
 	for (unsigned i = 0; i < s->nr; i++)
 		s->lanes[i].lane.window = s->reply.window;
 	return 0;
@@ -264,7 +265,7 @@ static int send_memory(struct source *s, struct pgr_error *err)
 	clock_gettime(CLOCK_REALTIME, &now);
 	stop.wallclock_ns = (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
 	if (!rc)
-		rc = lane_append_body(&s->lanes[0].lane, PGR_REC_STOP, &stop, sizeof(stop), err);
+		rc = source_append_body(s, 0, PGR_REC_STOP, &stop, sizeof(stop), err);
 	if (!rc)
 		rc = copy(s, WORK_COPY, &last, err);
 	s->res->stop.pages = session_now_ns() - begin;
@@ -286,7 +287,7 @@ static int emit_state(void *ctx, uint32_t type, const void *body, size_t length,
 {
 	struct source *s = ctx;
 
-	return lane_append_body(&s->lanes[0].lane, type, body, length, err);
+	return source_append_body(s, 0, type, body, length, err);
 }
 
 static int send_index(struct source *s, struct pgr_end *end, struct pgr_error *err)
@@ -300,8 +301,8 @@ static int send_index(struct source *s, struct pgr_end *end, struct pgr_error *e
 
 		if (i == 0)
 			end->index_offset = sl->lane.writer.bytes;
-		rc = lane_append_body(&sl->lane, PGR_REC_INDEX, sl->index + i,
-				      n * sizeof(*sl->index), err);
+		rc = source_append_body(s, 0, PGR_REC_INDEX, sl->index + i, n * sizeof(*sl->index),
+					err);
 		if (rc)
 			return rc;
 		end->index_records++;
@@ -323,8 +324,7 @@ static int send_end(struct source *s, struct pgr_error *err)
 	s->res->digest = digest.digest;
 	s->res->digest_pages = digest.pages;
 	if (!rc)
-		rc = lane_append_body(&s->lanes[0].lane, PGR_REC_DIGEST, &digest, sizeof(digest),
-				      err);
+		rc = source_append_body(s, 0, PGR_REC_DIGEST, &digest, sizeof(digest), err);
 	for (unsigned i = 0; !rc && i < s->nr; i++) {
 		struct pgr_end end = {0};
 
@@ -333,16 +333,20 @@ static int send_end(struct source *s, struct pgr_error *err)
 		end.records = s->lanes[i].lane.writer.records;
 		end.bytes = s->lanes[i].lane.writer.bytes;
 		if (!rc)
-			rc = lane_append_body(&s->lanes[i].lane, PGR_REC_END, &end, sizeof(end),
-					      err);
+			rc = source_append_body(s, i, PGR_REC_END, &end, sizeof(end), err);
 	}
 	s->res->stop.state = session_now_ns() - begin;
 	return rc;
 }
 
+/* READY alone is not enough: from mark(COMMIT) on nothing may keep COMMIT waiting for room. */
 static bool is_ready(struct source *s)
 {
-	return s->have_ready;
+	bool drained = true;
+
+	for (unsigned i = 0; i < s->nr; i++)
+		drained = drained && lane_drained(&s->lanes[i].lane);
+	return s->have_ready && drained;
 }
 
 static bool is_running(struct source *s)
@@ -428,13 +432,21 @@ static int hand_over(struct source *s, struct pgr_error *err)
 	begin = session_now_ns();
 	s->committed = true;
 	reporter_phase(&s->reporter, SESSION_COMMIT);
-	rc = lane_append(&s->lanes[0].lane, PGR_REC_COMMIT, NULL, 0, err);
+	rc = source_append(s, 0, PGR_REC_COMMIT, NULL, 0, err);
 	if (!rc)
 		rc = source_wait(s, is_running, begin + READY_PATIENCE_NS, err);
 	while (rc) {
 		struct pgr_error why = PGR_ERROR_NONE;
+		bool lost, failed;
 
-		rc = ask(s->p, &s->reporter, s->lost && !s->failed, &why);
+		pthread_mutex_lock(&s->lock);
+		lost = s->lost;
+		failed = s->failed;
+		pthread_mutex_unlock(&s->lock);
+		/* A target that still hears keepalives would wait for a COMMIT that cannot come any more, and we for its decision. */
+		if (failed)
+			source_unlink(s);
+		rc = ask(s->p, &s->reporter, lost && !failed, &why);
 		if (rc == -EAGAIN && !resume_committed(s, &why)) {
 			rc = 0;
 			break;
@@ -461,7 +473,7 @@ static int hand_over(struct source *s, struct pgr_error *err)
 	return rc;
 }
 
-/* Put the guest back to work here and everything else away; see the table at the top. */
+/* Put the guest back to work here and everything else away; see the table at the top. why NULL: nothing failed. */
 static void unwind(struct source *s, const struct pgr_error *why)
 {
 	struct pgr_error err = PGR_ERROR_NONE;
@@ -472,13 +484,36 @@ static void unwind(struct source *s, const struct pgr_error *why)
 	if (s->throttled && s->g->ops->throttle(s->g, 100, &err))
 		reporter_message(&s->reporter, SESSION_WARNING,
 				 "cannot give the guest its full speed back: %s", err.text);
-	if (s->suspended && s->g->ops->resume(s->g, &err))
-		reporter_message(&s->reporter, SESSION_WARNING, "cannot resume the guest: %s",
+	if (s->suspended && s->g->ops->resume(s->g, &err)) {
+		s->res->unfinished = true;
+		reporter_message(&s->reporter, SESSION_WARNING,
+				 "cannot resume the guest: %s; it stands still until that succeeds",
 				 err.text);
-	else if (s->suspended)
+	} else if (s->suspended) {
 		s->res->stop.total = session_now_ns() - s->suspend_ns;
+	}
 	s->suspended = false;
+	if (!why)
+		return;
+	/* Workers that wait for room hold their lane, and nothing may come after ABORT. */
+	source_fail(s, why);
+	source_workers_stop(s);
 	source_send_abort(s, why);
+}
+
+/* The target runs it: that is durable before the copy here is removed. What fails is untidiness, not failure. */
+static bool remove_copy(struct reporter *r, struct guest_source *g, struct pgr_error *why)
+{
+	if (reporter_mark(r, SESSION_MARK_MOVED, why))
+		reporter_message(r, SESSION_WARNING,
+				 "the guest moved, but that could not be recorded: %s", why->text);
+	if (!g || !g->ops->destroy(g, why))
+		return true;
+	reporter_message(
+		r, SESSION_WARNING,
+		"the guest runs at the target, but what is left of it here could not be removed: %s",
+		why->text);
+	return false;
 }
 
 static void put_log_away(struct source *s)
@@ -497,9 +532,11 @@ static void tick(void *ctx, struct session_progress *progress)
 {
 	struct source *s = ctx;
 	uint64_t bytes = 0;
+	unsigned nr;
 
 	memset(&progress->encode, 0, sizeof(progress->encode));
 	pthread_mutex_lock(&s->lock);
+	nr = s->have_reply ? s->nr : 0;
 	for (unsigned i = 0; i < s->nr; i++) {
 		session_encode_stats_add(&progress->encode, &s->lanes[i].stats);
 		bytes += __atomic_load_n(&s->lanes[i].lane.wire_bytes, __ATOMIC_RELAXED);
@@ -509,7 +546,7 @@ static void tick(void *ctx, struct session_progress *progress)
 	progress->pages_done = atomic_load(&s->pages_done);
 	/* HELLO is a stream's first word. */
 	if (!s->file)
-		for (unsigned i = 0; i < s->nr && s->have_reply; i++)
+		for (unsigned i = 0; i < nr; i++)
 			lane_keepalive(&s->lanes[i].lane, SESSION_KEEPALIVE_NS);
 }
 
@@ -657,7 +694,7 @@ int source_run(struct guest_source *g, const struct source_params *p, const stru
 		unwind(s, err);
 		res->outcome = s->committed ? SESSION_UNKNOWN : SESSION_STAYED;
 		put_log_away(s);
-		if (!s->committed && s->reporter.running) {
+		if (!s->committed && !res->unfinished && s->reporter.running) {
 			struct pgr_error ignored = PGR_ERROR_NONE;
 
 			reporter_mark(&s->reporter, SESSION_MARK_RETURNED, &ignored);
@@ -669,16 +706,7 @@ int source_run(struct guest_source *g, const struct source_params *p, const stru
 		res->outcome = SESSION_MOVED;
 		reporter_phase(&s->reporter, SESSION_CLEANUP);
 		put_log_away(s);
-		/* It runs there; what fails from here on is untidiness, which the owner is told of, not failure. */
-		if (g->ops->destroy(g, &why))
-			reporter_message(
-				&s->reporter, SESSION_WARNING,
-				"the guest runs at the target, but what is left of it here could not be removed: %s",
-				why.text);
-		else if (reporter_mark(&s->reporter, SESSION_MARK_MOVED, &why))
-			reporter_message(&s->reporter, SESSION_WARNING,
-					 "the guest moved, but that could not be recorded: %s",
-					 why.text);
+		res->unfinished = !remove_copy(&s->reporter, g, &why);
 	}
 	sum_up(s);
 	if (s->reporter.running)
@@ -722,7 +750,7 @@ int source_save(struct guest_source *g, struct channel *out, const struct source
 	if (!rc)
 		rc = out->ops->sync(out, err);
 	if (rc || p->keep)
-		unwind(s, err);
+		unwind(s, rc ? err : NULL);
 	put_log_away(s);
 	if (!rc) {
 		res->outcome = SESSION_MOVED;
@@ -750,20 +778,15 @@ int source_recover(struct guest_source *g, const struct source_params *p,
 	reporter_phase(&r, SESSION_COMMIT);
 	rc = ask(p, &r, false, err);
 	if (rc == 0) {
-		if (g && g->ops->destroy(g, &why))
-			reporter_message(
-				&r, SESSION_WARNING,
-				"the guest runs at the target, but what is left of it here could not be removed: %s",
-				why.text);
-		else if (reporter_mark(&r, SESSION_MARK_MOVED, &why))
-			reporter_message(&r, SESSION_WARNING,
-					 "the guest moved, but that could not be recorded: %s",
-					 why.text);
+		if (!remove_copy(&r, g, &why)) {
+			*err = why;
+			rc = why.code;
+		}
 	} else if (rc == -ESTALE) {
-		if (g && g->ops->resume(g, &why))
-			reporter_message(&r, SESSION_WARNING, "cannot resume the guest: %s",
-					 why.text);
-		else if (reporter_mark(&r, SESSION_MARK_RETURNED, &why))
+		if (g && g->ops->resume(g, &why)) {
+			*err = why;
+			rc = why.code;
+		} else if (reporter_mark(&r, SESSION_MARK_RETURNED, &why))
 			reporter_message(
 				&r, SESSION_WARNING,
 				"the guest runs here again, but that could not be recorded: %s",

@@ -58,6 +58,14 @@ struct source {
 	int failed; /* for good; error says why */
 	struct pgr_error error;
 	bool have_reply, have_precheck, have_ready, have_running, stopping_threads;
+	unsigned want_lane; /* where source_append() waits for room, for what */
+	uint32_t want_type;
+	size_t want_bytes;
+	uint64_t taken,
+		taken_ns; /* bytes that had taken effect at the target, and since when no more have */
+	uint64_t retry_ns,
+		retry_to;     /* the last reconnect ended; the present run of them must end */
+	uint64_t retry_taken; /* `taken` of that run */
 	struct pgr_hello_reply reply;
 	struct pgr_digest ready;
 	struct guest_refusals refusals;
@@ -79,6 +87,14 @@ void source_fail(struct source *s, const struct pgr_error *err);
  */
 int source_wait(struct source *s, bool (*done)(struct source *s), uint64_t until_ns,
 		struct pgr_error *err);
+/*
+ * Add a record from the main thread. Unlike lane_append() it goes on looking after the connections while there is no room: nobody else
+ * would make a lost one again, or notice a cancellation. Errors: lane_append's, source_wait's.
+ */
+int source_append(struct source *s, unsigned lane, uint32_t type, const struct iovec *parts,
+		  unsigned nr, struct pgr_error *err);
+int source_append_body(struct source *s, unsigned lane, uint32_t type, const void *body,
+		       size_t length, struct pgr_error *err);
 /* Connect lane 0, then (source_link_more) the others. */
 int source_link_first(struct source *s, struct pgr_error *err);
 int source_link_more(struct source *s, unsigned channels, struct pgr_error *err);

@@ -20,6 +20,7 @@
 #define RECONNECT_STOPPED_DEFAULT_MS 10000u
 #define RECONNECT_PAUSE_NS	     300000000ull
 #define ABORT_PATIENCE_NS	     3000000000ull
+#define STALL_DEFAULT_MS	     120000u
 
 void source_fail(struct source *s, const struct pgr_error *err)
 {
@@ -150,7 +151,7 @@ static int greet(struct source *s, unsigned i, enum pgr_purpose purpose, unsigne
 	if (!rc && purpose != PGR_PURPOSE_RESUME)
 		rc = capture_header(sl, &tap.header, err);
 	if (!rc && purpose == PGR_PURPOSE_RESUME) {
-		struct pgr_resume resume = {.next_sequence = sl->lane.writer.sequence};
+		struct pgr_resume resume = {.next_sequence = lane_next_sequence(&sl->lane)};
 
 		rc = stream_write_body(&w, PGR_REC_RESUME, &resume, sizeof(resume), err);
 	}
@@ -174,11 +175,8 @@ static void note_precheck(struct source *s, const struct stream_record *rec)
 		const char *end = memchr(text, '\n', left);
 		size_t length = end ? (size_t)(end - text) : left;
 		char line[sizeof(s->refusals.text[0])];
-		size_t keep = length < sizeof(line) - 1 ? length : sizeof(line) - 1;
 
-		for (size_t k = 0; k < keep; k++)
-			line[k] = (unsigned char)text[k] < 32 ? '?' : text[k];
-		line[keep] = 0;
+		session_plain_text(line, sizeof(line), (const uint8_t *)text, length);
 		guest_refuse(&s->refusals, "%s", line);
 		if (!end)
 			break;
@@ -267,7 +265,9 @@ static int lane_link(struct source *s, unsigned i, struct channel *c, struct pgr
 	int rc;
 
 	sl->in = c;
+	pthread_mutex_lock(&s->lock);
 	sl->heard_ns = session_now_ns();
+	pthread_mutex_unlock(&s->lock);
 	rc = lane_start(&sl->lane, c, err);
 	if (rc)
 		return rc;
@@ -323,7 +323,8 @@ void source_unlink(struct source *s)
 
 		if (!sl->lane.channel)
 			continue;
-		if (!s->file)
+		/* A file is its caller's, who commits it when it is good; nothing that failed may wait for a slow reader of it. */
+		if (!s->file || s->failed)
 			sl->lane.channel->ops->shutdown(sl->lane.channel);
 		if (sl->listener_running)
 			pthread_join(sl->listener, NULL);
@@ -370,22 +371,46 @@ static int resume_one(struct source *s, unsigned i, struct pgr_error *err)
 	return lane_link(s, i, c, err);
 }
 
+static uint64_t taken(struct source *s)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < s->nr; i++)
+		sum += lane_acked(&s->lanes[i].lane);
+	return sum;
+}
+
+/* A connection that is made again only to be lost again, with nothing done in between, is still the same loss. */
+static uint64_t retry_until(struct source *s, uint64_t patience_ns)
+{
+	uint64_t now = session_now_ns(), sum = taken(s);
+
+	if (!s->retry_to || sum != s->retry_taken || now - s->retry_ns > patience_ns)
+		s->retry_to = now + patience_ns;
+	s->retry_taken = sum;
+	return s->retry_to;
+}
+
 /* Make all connections again. */
 static int reconnect(struct source *s, struct pgr_error *err)
 {
 	unsigned patience = s->suspended ? s->p->reconnect_stopped_ms : s->p->reconnect_ms;
 	uint64_t until;
 	struct pgr_error why;
-	enum session_phase phase = s->reporter.progress.phase;
+	enum session_phase phase;
 	int rc;
 
 	if (!patience)
 		patience = s->suspended ? RECONNECT_STOPPED_DEFAULT_MS : RECONNECT_DEFAULT_MS;
-	until = session_now_ns() + patience * 1000000ull;
+	pthread_mutex_lock(&s->reporter.lock);
+	phase = s->reporter.progress.phase;
+	pthread_mutex_unlock(&s->reporter.lock);
+	until = retry_until(s, patience * 1000000ull);
 	pthread_mutex_lock(&s->lock);
 	why = s->lost_error;
 	pthread_mutex_unlock(&s->lock);
-	if (!(s->reply.features & PGR_FEATURE_RESUME)) {
+	/* A resume repeats READY but not PRECHECK: one whose answer was lost begins anew. */
+	if (!(s->reply.features & PGR_FEATURE_RESUME) || !s->have_precheck) {
 		*err = why;
 		return pgr_fail_prefix(err, "the connection was lost in phase %s",
 				       session_phase_name(phase));
@@ -405,8 +430,10 @@ static int reconnect(struct source *s, struct pgr_error *err)
 		rc = 0;
 		for (unsigned i = 0; !rc && i < s->nr; i++)
 			rc = resume_one(s, i, &last);
-		if (!rc)
+		if (!rc && session_now_ns() <= until)
 			break;
+		if (!rc)
+			rc = pgr_fail(&last, -ETIMEDOUT, "it was lost again each time");
 		if (!session_is_loss(rc)) {
 			*err = last;
 			return pgr_fail_prefix(
@@ -426,6 +453,7 @@ static int reconnect(struct source *s, struct pgr_error *err)
 		nanosleep(&pause, NULL);
 	}
 	s->res->reconnects++;
+	s->retry_ns = session_now_ns();
 	reporter_message(&s->reporter, SESSION_INFO, "connection resumed");
 	reporter_phase(&s->reporter, phase);
 	return 0;
@@ -445,6 +473,28 @@ static void watch_silence(struct source *s)
 		pgr_fail(&s->lost_error, -ETIMEDOUT, "%s: nothing was heard on channel %u for %u s",
 			 sl->in->peer, i, (limit + 999) / 1000);
 	}
+}
+
+/* A target that lives but takes nothing would hold the guest for ever. Caller holds lock. */
+static int watch_stall(struct source *s, struct pgr_error *err)
+{
+	uint64_t limit = (s->p->stall_ms ? s->p->stall_ms : STALL_DEFAULT_MS) * 1000000ull;
+	uint64_t now = session_now_ns(), sum = taken(s);
+	bool idle = true;
+
+	for (unsigned i = 0; i < s->nr; i++)
+		idle = idle && lane_drained(&s->lanes[i].lane);
+	if (s->file || s->committed || idle || s->lost || sum != s->taken || !s->taken_ns) {
+		s->taken = sum;
+		s->taken_ns = now;
+		return 0;
+	}
+	if (now - s->taken_ns < limit)
+		return 0;
+	return pgr_fail(
+		err, -ETIMEDOUT,
+		"the target is there but has taken nothing for %llu s; see its daemon's log for what it waits for, then try again",
+		(unsigned long long)(limit / 1000000000ull));
 }
 
 int source_wait(struct source *s, bool (*done)(struct source *s), uint64_t until_ns,
@@ -468,6 +518,9 @@ int source_wait(struct source *s, bool (*done)(struct source *s), uint64_t until
 			rc = pgr_fail(err, -ECANCELED, "cancelled");
 			break;
 		}
+		rc = watch_stall(s, err);
+		if (rc)
+			break;
 		if (s->lost) {
 			pthread_mutex_unlock(&s->lock);
 			/* After COMMIT only an answer counts: source.c asks. */
@@ -494,17 +547,56 @@ int source_wait(struct source *s, bool (*done)(struct source *s), uint64_t until
 	return rc;
 }
 
+static bool have_room(struct source *s)
+{
+	return lane_has_room(&s->lanes[s->want_lane].lane, s->want_type, s->want_bytes);
+}
+
+int source_append(struct source *s, unsigned lane, uint32_t type, const struct iovec *parts,
+		  unsigned nr, struct pgr_error *err)
+{
+	int rc;
+
+	s->want_lane = lane;
+	s->want_type = type;
+	s->want_bytes = session_record_bytes(parts, nr);
+	do {
+		rc = lane_try_append(&s->lanes[lane].lane, type, parts, nr, err);
+		if (rc != -EAGAIN)
+			return rc;
+		rc = source_wait(s, have_room, 0, err);
+	} while (!rc);
+	return rc;
+}
+
+int source_append_body(struct source *s, unsigned lane, uint32_t type, const void *body,
+		       size_t length, struct pgr_error *err)
+{
+	struct iovec part = {.iov_base = (void *)(uintptr_t)body, .iov_len = length};
+
+	return source_append(s, lane, type, &part, length ? 1 : 0, err);
+}
+
 void source_send_abort(struct source *s, const struct pgr_error *why)
 {
 	uint8_t body[sizeof(struct pgr_abort) + sizeof(why->text)];
+	struct iovec part = {.iov_base = body};
 	struct lane *l = &s->lanes[0].lane;
 	struct pgr_error err;
 	uint64_t until = session_now_ns() + ABORT_PATIENCE_NS;
 
-	if (s->file || !s->nr || !l->channel || l->lost)
+	bool lost;
+
+	if (s->file || !s->nr || !l->channel)
+		return;
+	pthread_mutex_lock(&l->lock);
+	lost = l->lost;
+	pthread_mutex_unlock(&l->lock);
+	if (lost)
 		return;
 	lane_abandon(l);
-	if (!lane_append_body(l, PGR_REC_ABORT, body, session_abort_body(body, why), &err))
+	part.iov_len = session_abort_body(body, why);
+	if (!lane_try_append(l, PGR_REC_ABORT, &part, 1, &err))
 		lane_wait_sent(l, until);
 }
 
