@@ -9,6 +9,9 @@
  *   RUNNING     mark(MOVED) is durable before the source is told; from here QUERY is answered "running" for ever
  *
  * NOT_STARTED is said only when the domain is gone and mark(RETURNED) is durable: it then can never start in this session.
+ *
+ * A start that failed takes the journal back to BEGIN before the domain is removed: after a crash COMMIT without a domain means that the guest
+ * ran here and ended, which the source would be told.
  */
 #include "migrate/target_internal.h"
 
@@ -20,6 +23,7 @@
 #define WINDOW_DEFAULT	8192u
 #define FIRST_ACCEPT_MS 30000u
 #define LINGER_NS	5000000000ull
+#define OPENING_NS	120000000000ull /* as long as the source waits for its answer */
 #define TARGET_FEATURES                                                                \
 	(PGR_FEATURE_LZ4 | PGR_FEATURE_ZSTD | PGR_FEATURE_DELTA | PGR_FEATURE_RESUME | \
 	 PGR_FEATURE_VERIFY)
@@ -164,7 +168,7 @@ static int create(struct target *t, struct pgr_error *err)
 	uint64_t n = t->d.info.nr_pfns;
 	int rc;
 
-	reporter_phase(&t->reporter, t->file ? SESSION_RECEIVE : SESSION_RECEIVE);
+	reporter_phase(&t->reporter, SESSION_RECEIVE);
 	rc = reporter_mark(&t->reporter, SESSION_MARK_BEGIN, err);
 	if (rc)
 		return rc;
@@ -227,12 +231,18 @@ static int finish(struct target *t, struct pgr_error *err)
 static void tick(void *ctx, struct session_progress *progress)
 {
 	struct target *t = ctx;
-	uint64_t bytes = t->wire_before, pages = 0;
+	uint64_t bytes, pages = 0;
 	unsigned nr;
 
 	memset(&progress->encode, 0, sizeof(progress->encode));
 	pthread_mutex_lock(&t->lock);
 	nr = t->nr;
+	bytes = t->wire_before;
+	/* The description is the applier's until then. */
+	if (t->opened) {
+		progress->pages_total = t->d.info.nr_pfns;
+		progress->memory_bytes = t->d.info.populated * PGR_PAGE_SIZE;
+	}
 	for (unsigned i = 0; i < nr; i++) {
 		struct target_lane *tl = &t->lanes[i];
 
@@ -245,8 +255,6 @@ static void tick(void *ctx, struct session_progress *progress)
 	pthread_mutex_unlock(&t->lock);
 	progress->bytes_sent = bytes;
 	progress->pages_done = pages;
-	progress->pages_total = t->d.info.nr_pfns;
-	progress->memory_bytes = t->d.info.populated * PGR_PAGE_SIZE;
 	for (unsigned i = 0; !t->file && i < nr; i++) {
 		struct target_lane *tl = &t->lanes[i];
 		struct pgr_error ignored;
@@ -338,7 +346,16 @@ static void give_up(struct target *t, const struct pgr_error *why)
 	for (unsigned i = 0; i < PGR_CHANNELS_MAX; i++)
 		if (t->lanes[i].usable)
 			target_lane_drain(&t->lanes[i]);
-	if (t->sink->ops->destroy(t->sink, &err)) {
+	if (t->committed && reporter_mark(&t->reporter, SESSION_MARK_BEGIN, &err)) {
+		/* While the journal says COMMIT a missing guest is one that ran and ended: it must stay until the journal can be changed. */
+		t->res->outcome = SESSION_UNKNOWN;
+		t->res->unfinished = true;
+		reporter_message(
+			&t->reporter, SESSION_WARNING,
+			"cannot record that the guest was not started: %s; it stays here, complete, until that is repaired",
+			err.text);
+	} else if (t->sink->ops->destroy(t->sink, &err)) {
+		t->res->unfinished = true;
 		reporter_message(&t->reporter, SESSION_WARNING,
 				 "cannot remove the incomplete guest: %s", err.text);
 	} else if (t->want_create && reporter_mark(&t->reporter, SESSION_MARK_RETURNED, &err)) {
@@ -378,8 +395,11 @@ static int receive(struct target *t, struct pgr_error *err)
 	rc = target_lane_start(t, 0, err);
 	if (!rc)
 		rc = target_acceptor_start(t, err);
+	/* A peer that only keeps the connection alive would have this process for ever. */
+	t->until_ns = session_now_ns() + OPENING_NS;
 	if (!rc)
 		rc = target_wait(t, opened, err);
+	t->until_ns = 0;
 	if (rc)
 		return rc;
 	reporter_phase(&t->reporter, SESSION_PRECHECK);
@@ -402,7 +422,7 @@ static int receive(struct target *t, struct pgr_error *err)
 				refusals.text[0]);
 	}
 	t->opened_replied = true;
-	t->lanes[0].replied = true;
+	target_replied(&t->lanes[0]);
 	rc = target_wait(t, want_create, err);
 	if (!rc)
 		rc = create(t, err);
@@ -425,6 +445,8 @@ static int start(struct target *t, struct pgr_error *err)
 	struct pgr_error why = PGR_ERROR_NONE;
 	int rc;
 
+	/* Before the mark: one that failed may be durable all the same. */
+	t->committed = true;
 	rc = reporter_mark(&t->reporter, SESSION_MARK_COMMIT, err);
 	if (rc)
 		return rc;

@@ -30,7 +30,7 @@ struct target_lane {
 	bool verifying, ended;
 	bool usable;  /* initialised */
 	bool greeted; /* had a connection */
-	bool replied; /* the answer that must be the first record on this connection was given: keepalives are legal */
+	bool replied; /* the answer that must be the first record on this connection was given; under write_lock */
 	bool receiver_done; /* the source has closed; under t->lock */
 	bool quiet;	    /* its connection is being ended on purpose; under t->lock */
 	uint64_t lost_ns;   /* since when it has no connection, 0: it has; under t->lock */
@@ -42,7 +42,7 @@ struct target_lane {
 	struct stream_reader reader;
 	pthread_mutex_t write_lock; /* writer, channel when written to */
 	struct stream_writer writer;
-	uint32_t acked;
+	uint32_t acked; /* under write_lock */
 	uint64_t unacked_bytes;
 	uint64_t last_write_ns;
 	pthread_t receiver; /* reads records from the channel into the queue */
@@ -53,9 +53,10 @@ struct target_lane {
 	pthread_mutex_t lock; /* the queue */
 	pthread_cond_t changed;
 	struct queued *first, **last;
-	size_t queued_bytes;
+	size_t queued_bytes;  /* of their buffers: a record of no bytes costs one too */
 	struct queued *spare; /* buffers to use again */
-	bool busy;	      /* the applier works on a record */
+	size_t spare_bytes;
+	bool busy; /* the applier works on a record */
 	bool stop;
 	bool failed;		   /* what comes is thrown away */
 	struct encode_stats stats; /* under t->lock */
@@ -76,6 +77,8 @@ struct target {
 	struct target_lane lanes[PGR_CHANNELS_MAX];
 	struct guest_description d;
 	bool created, opened_replied;
+	bool committed;	   /* the journal may say so */
+	uint64_t until_ns; /* target_wait() fails then; 0: no limit */
 	struct page_ledger ledger;
 	uint8_t *owner;	      /* per pfn: lane + 1 that brought it first */
 	uint64_t wire_before; /* bytes read on earlier connections */
@@ -112,6 +115,8 @@ int target_greet(struct target *t, unsigned i, struct pgr_error *err);
 void target_unlink(struct target *t);
 /* Wait until the lane's applier has nothing to do and will not touch the guest again (the session has failed). */
 void target_lane_drain(struct target_lane *tl);
+/* The answer that comes first on the lane's connection was given: acknowledgements and keepalives may follow. */
+void target_replied(struct target_lane *tl);
 int target_send(struct target_lane *tl, uint32_t type, const void *body, size_t length,
 		struct pgr_error *err);
 int target_acceptor_start(struct target *t, struct pgr_error *err);

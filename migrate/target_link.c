@@ -96,6 +96,7 @@ static struct queued *get_buffer(struct target_lane *tl, size_t body)
 		if ((*p)->bytes >= body) {
 			q = *p;
 			*p = q->next;
+			tl->spare_bytes -= q->bytes;
 			break;
 		}
 	pthread_mutex_unlock(&tl->lock);
@@ -119,11 +120,11 @@ static int enqueue(struct target_lane *tl, const struct stream_record *rec, stru
 	q->rec.body = (uint8_t *)(q + 1);
 	memcpy(q + 1, rec->body, rec->length);
 	pthread_mutex_lock(&tl->lock);
-	while (tl->queued_bytes && tl->queued_bytes + rec->length > TARGET_QUEUE_BYTES && !tl->stop)
+	while (tl->queued_bytes && tl->queued_bytes + q->bytes > TARGET_QUEUE_BYTES && !tl->stop)
 		pthread_cond_wait(&tl->changed, &tl->lock);
 	*tl->last = q;
 	tl->last = &q->next;
-	tl->queued_bytes += rec->length;
+	tl->queued_bytes += q->bytes;
 	pthread_cond_broadcast(&tl->changed);
 	pthread_mutex_unlock(&tl->lock);
 	return 0;
@@ -144,6 +145,8 @@ static void link_failed(struct target_lane *tl, const struct pgr_error *err)
 	}
 	pthread_cond_broadcast(&t->changed);
 	pthread_mutex_unlock(&t->lock);
+	/* What is lost in one direction is lost in both: keepalives would let the source believe in it. */
+	tl->channel->ops->shutdown(tl->channel);
 }
 
 /* Nothing comes after END in a file: it would be something else than what was written. */
@@ -218,13 +221,15 @@ static void acknowledge(struct target_lane *tl)
 	struct pgr_ack ack = {.sequence = tl->applied};
 	struct pgr_error err;
 
-	if (tl->acked == tl->applied || tl->t->file)
-		return;
+	pthread_mutex_lock(&tl->write_lock);
 	/* A loss is noticed by the receiver, and a lost acknowledgement costs nothing: RESUME_REPLY says it again. */
-	if (!target_send(tl, PGR_REC_ACK, &ack, sizeof(ack), &err)) {
+	if (tl->channel && tl->replied && tl->acked != tl->applied && !tl->t->file &&
+	    !stream_write_body(&tl->writer, PGR_REC_ACK, &ack, sizeof(ack), &err)) {
+		tl->last_write_ns = session_now_ns();
 		tl->acked = tl->applied;
 		tl->unacked_bytes = 0;
 	}
+	pthread_mutex_unlock(&tl->write_lock);
 }
 
 static void *applier_main(void *arg)
@@ -242,10 +247,14 @@ static void *applier_main(void *arg)
 		if (!q) {
 			if (tl->stop)
 				break;
+			/* Busy: who ends the connection waits until nothing is written to it any more. */
+			tl->busy = true;
 			pthread_mutex_unlock(&tl->lock);
-			if (!rc && tl->replied)
+			if (!rc)
 				acknowledge(tl);
 			pthread_mutex_lock(&tl->lock);
+			tl->busy = false;
+			pthread_cond_broadcast(&tl->changed);
 			if (!tl->first && !tl->stop)
 				pthread_cond_wait(&tl->changed, &tl->lock);
 			continue;
@@ -265,15 +274,20 @@ static void *applier_main(void *arg)
 			} else {
 				tl->applied = q->rec.sequence + 1;
 				tl->unacked_bytes += q->rec.length;
-				if (tl->unacked_bytes >= ACK_BYTES && tl->replied)
+				if (tl->unacked_bytes >= ACK_BYTES)
 					acknowledge(tl);
 			}
 		}
 		pthread_mutex_lock(&tl->lock);
 		tl->busy = false;
-		tl->queued_bytes -= q->rec.length;
-		q->next = tl->spare;
-		tl->spare = q;
+		tl->queued_bytes -= q->bytes;
+		if (tl->queued_bytes + tl->spare_bytes + q->bytes > TARGET_QUEUE_BYTES) {
+			free(q);
+		} else {
+			q->next = tl->spare;
+			tl->spare = q;
+			tl->spare_bytes += q->bytes;
+		}
 		pthread_cond_broadcast(&tl->changed);
 	}
 	pthread_mutex_unlock(&tl->lock);
@@ -294,18 +308,19 @@ int target_greet(struct target *t, unsigned i, struct pgr_error *err)
 	if (rc)
 		return rc;
 	if (h.channel != i ||
-	    (t->session_known &&
-	     (memcmp(h.session, t->session, sizeof(t->session)) || h.kind != t->kind)))
+	    (t->session_known && (memcmp(h.session, t->session, sizeof(t->session)) ||
+				  h.kind != t->kind || h.channels != t->offered)))
 		return pgr_fail(
 			err, -EPROTO,
-			"%s: the stream header names another session, kind or channel than the connection was made for",
+			"%s: the stream header names another session, kind, channel or number of channels than the connection was made for",
 			tl->channel->peer);
 	if (!t->session_known) {
 		memcpy(t->session, h.session, sizeof(t->session));
 		t->kind = h.kind;
 		t->offered = h.channels;
 		t->session_known = true;
-		if (t->file != (h.kind == PGR_KIND_IMAGE || h.kind == PGR_KIND_CHECKPOINT))
+		if (t->file ? h.kind != PGR_KIND_IMAGE && h.kind != PGR_KIND_CHECKPOINT
+			    : h.kind != PGR_KIND_MIGRATE)
 			return pgr_fail(err, -EPROTO,
 					"%s holds a stream of kind %u, which has no place here",
 					tl->channel->peer, h.kind);
@@ -322,10 +337,12 @@ int target_lane_start(struct target *t, unsigned i, struct pgr_error *err)
 	struct target_lane *tl = &t->lanes[i];
 	int rc;
 
+	pthread_mutex_lock(&t->lock);
 	tl->quiet = false;
 	tl->receiver_done = false;
 	tl->lost_ns = 0;
 	tl->heard_ns = session_now_ns();
+	pthread_mutex_unlock(&t->lock);
 	tl->next_offset = tl->reader.offset;
 	if (!tl->applier_running) {
 		rc = -pthread_create(&tl->applier, NULL, applier_main, tl);
@@ -336,7 +353,9 @@ int target_lane_start(struct target *t, unsigned i, struct pgr_error *err)
 	rc = -pthread_create(&tl->receiver, NULL, receiver_main, tl);
 	if (rc)
 		return pgr_fail_errno(err, rc, "cannot start a thread for channel %u", i);
+	pthread_mutex_lock(&tl->write_lock);
 	tl->receiver_running = true;
+	pthread_mutex_unlock(&tl->write_lock);
 	return 0;
 }
 
@@ -358,16 +377,19 @@ static void lane_unlink(struct target_lane *tl)
 		c->ops->shutdown(c);
 	if (tl->receiver_running)
 		pthread_join(tl->receiver, NULL);
-	tl->receiver_running = false;
 	pthread_mutex_lock(&tl->lock);
 	while (tl->applier_running && (tl->first || tl->busy) && !tl->stop)
 		pthread_cond_wait(&tl->changed, &tl->lock);
 	pthread_mutex_unlock(&tl->lock);
 	pthread_mutex_lock(&tl->write_lock);
+	tl->receiver_running = false;
+	tl->replied = false;
 	tl->channel = NULL;
 	pthread_mutex_unlock(&tl->write_lock);
+	pthread_mutex_lock(&t->lock);
 	t->wire_before += c->read;
 	__atomic_store_n(&tl->wire_bytes, 0, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&t->lock);
 	if (!t->file)
 		c->ops->close(c);
 }
@@ -489,12 +511,20 @@ void target_acceptor_stop(struct target *t)
 	memset(t->arrived, 0, sizeof(t->arrived));
 }
 
+void target_replied(struct target_lane *tl)
+{
+	pthread_mutex_lock(&tl->write_lock);
+	tl->replied = true;
+	pthread_mutex_unlock(&tl->write_lock);
+}
+
 static int resume_lane(struct target *t, unsigned i, struct pgr_error *err)
 {
 	struct target_lane *tl = &t->lanes[i];
 	struct pgr_resume reply = {.next_sequence = tl->applied};
 	struct pgr_digest ready = {.digest = t->digest.digest, .pages = t->digest.pages};
 	struct stream_record rec;
+	bool is_ready;
 	int rc;
 
 	rc = stream_read(&tl->reader, &rec, err);
@@ -505,10 +535,15 @@ static int resume_lane(struct target *t, unsigned i, struct pgr_error *err)
 		rc = target_send(tl, PGR_REC_RESUME_REPLY, &reply, sizeof(reply), err);
 	if (rc)
 		return rc;
+	pthread_mutex_lock(&tl->write_lock);
 	tl->replied = true;
 	tl->reader.sequence = tl->acked = tl->applied;
+	pthread_mutex_unlock(&tl->write_lock);
 	rc = target_lane_start(t, i, err);
-	if (!rc && i == 0 && t->state == PGR_STATE_READY)
+	pthread_mutex_lock(&t->lock);
+	is_ready = t->state == PGR_STATE_READY;
+	pthread_mutex_unlock(&t->lock);
+	if (!rc && i == 0 && is_ready)
 		rc = target_send(tl, PGR_REC_READY, &ready, sizeof(ready), err);
 	return rc;
 }
@@ -521,8 +556,10 @@ static int take(struct target *t, unsigned i, struct channel *c, enum pgr_purpos
 	bool joined = tl->usable && tl->greeted;
 	int rc = 0;
 
-	if (i >= t->nr || (purpose == PGR_PURPOSE_JOIN) == joined ||
-	    (purpose == PGR_PURPOSE_RESUME && !(t->features & PGR_FEATURE_RESUME))) {
+	/* RESUME without a JOIN: that was lost before it came here, or the source gave up waiting for us to take it. */
+	if (i >= t->nr || (purpose == PGR_PURPOSE_JOIN && joined) ||
+	    (purpose == PGR_PURPOSE_RESUME &&
+	     (!(t->features & PGR_FEATURE_RESUME) || !t->opened_replied))) {
 		reporter_message(&t->reporter, SESSION_WARNING,
 				 "%s: a connection for channel %u that was not expected was closed",
 				 c->peer, i);
@@ -533,9 +570,10 @@ static int take(struct target *t, unsigned i, struct channel *c, enum pgr_purpos
 	pthread_mutex_lock(&tl->write_lock);
 	tl->channel = c;
 	pthread_mutex_unlock(&tl->write_lock);
-	tl->replied = purpose == PGR_PURPOSE_JOIN;
 	rc = target_greet(t, i, err);
 	tl->greeted = true;
+	if (!rc && purpose == PGR_PURPOSE_JOIN)
+		target_replied(tl);
 	if (!rc)
 		rc = purpose == PGR_PURPOSE_RESUME ? resume_lane(t, i, err)
 						   : target_lane_start(t, i, err);
@@ -562,6 +600,9 @@ static void watch_silence(struct target *t, struct target_lane *tl)
 	if (!idle)
 		return;
 	tl->lost_ns = session_now_ns();
+	/* To the source it may look alive: it learns by this that it has to come back. */
+	tl->quiet = true;
+	tl->channel->ops->shutdown(tl->channel);
 	pgr_fail(&tl->lost_error, -ETIMEDOUT, "nothing was heard on channel %u for %u s", tl->index,
 		 (limit + 999) / 1000);
 }
@@ -592,6 +633,11 @@ int target_wait(struct target *t, bool (*done)(struct target *t), struct pgr_err
 
 			if (!c)
 				continue;
+			if (purpose == PGR_PURPOSE_RESUME && t->opened_replied && !t->created) {
+				/* The applier that must end before the lane goes on may wait for the guest, which we have to make. */
+				t->want_create = true;
+				continue;
+			}
 			t->arrived[i] = NULL;
 			pthread_mutex_unlock(&t->lock);
 			rc = take(t, i, c, purpose, err);
@@ -615,6 +661,9 @@ int target_wait(struct target *t, bool (*done)(struct target *t), struct pgr_err
 					tl->lost_error.text,
 					(unsigned long long)(patience / 1000000000ull));
 		}
+		if (!rc && t->until_ns && session_now_ns() >= t->until_ns)
+			rc = pgr_fail(err, -ETIMEDOUT,
+				      "the source did not say in time what it wants to send");
 		if (!rc && !t->failed && !done(t))
 			session_cond_wait_until(&t->changed, &t->lock,
 						session_now_ns() + 100000000ull);
