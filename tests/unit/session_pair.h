@@ -45,6 +45,7 @@ struct pair_options {
 	unsigned source_mark_fails, target_mark_fails;
 	unsigned long source_alloc_fails; /* the n-th allocation of the source's main thread */
 	enum session_phase source_cancel, target_cancel; /* 0 (CONNECT): never */
+	unsigned lose_join; /* channel whose JOIN connection never reaches the target; 0: none */
 	bool target_dies_silently; /* when the target has ended nobody answers */
 };
 
@@ -67,7 +68,8 @@ struct pair {
 	unsigned connections, made[PGR_CHANNELS_MAX];
 	bool target_over, source_over;
 	bool fault_fired;
-	char capture[64]; /* directory with what was sent */
+	struct channel *lost; /* the target's end of lose_join */
+	char capture[64];     /* directory with what was sent */
 };
 
 /* Defaults: 16 MiB mixed, one vCPU writing, 2 channels, LZ4, resume quick. */
