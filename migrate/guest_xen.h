@@ -8,9 +8,9 @@
  * program in the place of libxl's save helper, and fills the new domain's frames itself. Both need
  * root in the control domain.
  *
- * Children: libxl forks (the save helper, hotplug scripts) and takes SIGCHLD for itself while a
- * source or sink is open; it reaps only its own children. The program must not handle SIGCHLD
- * meanwhile, and must reap its own by pid.
+ * Signals: libxl forks (the save helper, hotplug scripts) and takes SIGCHLD for itself while a source
+ * or sink is open; it reaps only its own children. The program must not handle SIGCHLD meanwhile,
+ * must reap its own by pid, and must ignore SIGPIPE.
  *
  * Threads: as guest.h says. Sources and sinks of different guests are independent.
  */

@@ -24,6 +24,22 @@
 
 /* ---- names ---- */
 
+const char *xen_sink_name_fault(const char *name)
+{
+	size_t length = strlen(name), mark = strlen(GUEST_XEN_INCOMING);
+	const unsigned char *c;
+
+	if (!length || length > XEN_NAME_MAX)
+		return "is empty or longer than 255 bytes";
+	/* What is cleaned up after a crash is found by this. */
+	if (length >= mark && !strcmp(name + length - mark, GUEST_XEN_INCOMING))
+		return "ends like that of a guest that is arriving";
+	for (c = (const unsigned char *)name; *c; c++)
+		if (*c < ' ' || *c == 0x7f || *c == '/')
+			return "has control characters or slashes";
+	return NULL;
+}
+
 static void check_name(struct xen_sink *s, const struct guest_description *d,
 		       struct guest_refusals *r)
 {
@@ -34,6 +50,11 @@ static void check_name(struct xen_sink *s, const struct guest_description *d,
 	uint32_t domid;
 	int i, nr = 0;
 
+	if (xen_sink_name_fault(name)) {
+		guest_refuse(r, "the guest's name %s: restore it under another name",
+			     xen_sink_name_fault(name));
+		return;
+	}
 	snprintf(incoming, sizeof(incoming), "%s%s", name, GUEST_XEN_INCOMING);
 	if (!libxl_name_to_domid(ctx, name, &domid))
 		guest_refuse(r,
@@ -83,6 +104,43 @@ static void check_memory(struct xen_sink *s, const struct guest_description *d,
 }
 
 /* ---- devices ---- */
+
+/*
+ * Programs that libxl would run as root: only those that this host's administrator has put where
+ * they belong.
+ */
+static bool script_is_ours(const char *script)
+{
+	static const char folder[] = "/etc/xen/scripts/";
+
+	if (!script || !script[0])
+		return true;
+	if (!strncmp(script, folder, sizeof(folder) - 1))
+		script += sizeof(folder) - 1;
+	return !strchr(script, '/');
+}
+
+static void check_programs(const libxl_domain_config *config, struct guest_refusals *r)
+{
+	int i;
+
+	for (i = 0; i < config->num_disks; i++)
+		if (!script_is_ours(config->disks[i].script))
+			guest_refuse(
+				r,
+				"disk %s has its script outside of /etc/xen/scripts: put it there",
+				config->disks[i].vdev ? config->disks[i].vdev : "without a name");
+	for (i = 0; i < config->num_nics; i++)
+		if (!script_is_ours(config->nics[i].script))
+			guest_refuse(
+				r,
+				"network device %d has its script outside of /etc/xen/scripts: put it there",
+				config->nics[i].devid);
+	if (config->b_info.device_model)
+		guest_refuse(
+			r,
+			"the guest brings its own device model program, which is not started for it: remove device_model_override");
+}
 
 static void check_disk(const libxl_device_disk *disk, struct guest_refusals *r)
 {
@@ -243,6 +301,7 @@ int xen_sink_precheck(struct xen_sink *s, const struct guest_description *d,
 		goto out;
 	check_name(s, d, r);
 	check_devices(&config, r);
+	check_programs(&config, r);
 	rc = check_cpu(s, d, r, err);
 	/* Last: it fills in defaults. */
 	if (!rc)

@@ -127,9 +127,8 @@ static int configure(struct xen_sink *s, const struct guest_description *d, stru
 	rc = xen_sink_parse(s, d, &s->config, err);
 	if (rc)
 		return rc;
-	if (!name[0] || strlen(name) >= sizeof(s->name))
-		return pgr_fail(err, -EINVAL, "a guest's name has 1 to %zu bytes",
-				sizeof(s->name) - 1);
+	if (xen_sink_name_fault(name))
+		return pgr_fail(err, -EINVAL, "the guest's name %s", xen_sink_name_fault(name));
 	snprintf(s->name, sizeof(s->name), "%s", name);
 	snprintf(s->incoming, sizeof(s->incoming), "%s%s", name, GUEST_XEN_INCOMING);
 	free(s->config.c_info.name);
@@ -469,7 +468,9 @@ int guest_xen_sink_open(const struct guest_xen_sink_options *o, struct guest_sin
 		if (o->rename)
 			snprintf(s->rename, sizeof(s->rename), "%s", o->rename);
 	}
-	rc = xen_calls_open(&s->calls, err);
+	rc = o && o->rename && strlen(o->rename) > XEN_NAME_MAX
+		     ? pgr_fail(err, -EINVAL, "a guest's name has at most %u bytes", XEN_NAME_MAX)
+		     : xen_calls_open(&s->calls, err);
 	if (!rc)
 		rc = xen_toolstack_open(&s->tools, err);
 	if (rc) {

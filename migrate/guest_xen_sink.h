@@ -70,6 +70,9 @@ struct xen_sink {
 
 /* The name it will have here: the option's, else the description's. */
 const char *xen_sink_name(const struct xen_sink *s, const struct guest_description *d);
+#define XEN_NAME_MAX 255u
+/* What is wrong with a name for a guest here, as the rest of a sentence; NULL: nothing. */
+const char *xen_sink_name_fault(const char *name);
 /*
  * The configuration out of a description. -EPROTO: not one of libxl's for a PV guest. Dispose of it
  * also on failure.

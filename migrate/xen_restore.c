@@ -16,7 +16,7 @@
 #include "migrate/xen_save_helper.h"
 
 /* How long libxl may take for a step in which it only has to answer. */
-#define ANSWER_MS 60000
+#define ANSWER_MS 300000
 
 /*
  * libxl's stream, version 2 (docs/specs/libxl-migration-stream of Xen): a header in network order,

@@ -16,6 +16,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -500,6 +501,7 @@ int main(int argc, char **argv)
 {
 	if (guest_xen_is_save_helper(argc, argv))
 		return guest_xen_save_helper(argc, argv);
+	signal(SIGPIPE, SIG_IGN);
 	if (argc >= 4 && !strcmp(argv[1], "save"))
 		return save(argv[2], argv[3], argc > 4);
 	if (argc == 4 && !strcmp(argv[1], "restore") && !strncmp(argv[3], "lie=", 4)) {
