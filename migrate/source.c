@@ -235,6 +235,24 @@ static int live_rounds(struct source *s, struct pgr_error *err)
 	return rc;
 }
 
+/* The guest is about to stand still for long: say so, and for how long, while that can still be cancelled. */
+static int announce_stop(struct source *s, struct pgr_error *err)
+{
+	uint64_t expected;
+	int rc = source_estimate_stop(s, &expected, err);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&s->reporter.lock);
+	s->reporter.progress.predicted_downtime_ns = expected;
+	pthread_mutex_unlock(&s->reporter.lock);
+	reporter_message(
+		&s->reporter, SESSION_WARNING,
+		"%s; the guest stands still while all of its memory is copied, for about %.1f s",
+		s->d.info.why_not, (double)expected / 1e9 + 0.05);
+	return 0;
+}
+
 static int send_memory(struct source *s, struct pgr_error *err)
 {
 	struct pgr_stop stop;
@@ -250,9 +268,9 @@ static int send_memory(struct source *s, struct pgr_error *err)
 	} else {
 		policy_next(&(struct policy_limits){.can_log_dirty = false}, NULL, 0, 0,
 			    &s->res->last);
-		reporter_message(&s->reporter, SESSION_WARNING,
-				 "%s; the guest stands still while all of its memory is copied",
-				 s->d.info.why_not);
+		rc = announce_stop(s, err);
+		if (rc)
+			return rc;
 	}
 	rc = stop_guest(s, err);
 	if (rc)

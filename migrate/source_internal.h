@@ -119,4 +119,9 @@ int source_copy_round(struct source *s, enum source_work work, struct policy_rou
 uint64_t source_count(const uint64_t *bitmap, uint64_t bits);
 size_t source_words(const struct source *s);
 
+/* ---- source_estimate.c ---- */
+
+/* How long the guest will stand still if all of its memory is copied then, measured on samples; without what the stop costs besides. */
+int source_estimate_stop(struct source *s, uint64_t *ns, struct pgr_error *err);
+
 #endif
