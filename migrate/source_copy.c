@@ -204,11 +204,12 @@ int source_copy_round(struct source *s, enum source_work work, struct policy_rou
 		bytes -= s->lanes[i].lane.writer.bytes;
 	give_work(s, work);
 	rc = source_wait(s, round_done, 0, err);
-	for (unsigned i = 0; i < s->nr; i++)
+	/* After a failure the workers may still be writing. */
+	for (unsigned i = 0; !rc && i < s->nr; i++)
 		bytes += s->lanes[i].lane.writer.bytes;
 	memset(r, 0, sizeof(*r));
 	r->pages = atomic_load(&s->pages_done);
-	r->bytes = bytes;
+	r->bytes = rc ? 0 : bytes;
 	r->duration_ns = session_now_ns() - begin;
 	r->speed = s->speed;
 	if (!rc)

@@ -118,7 +118,8 @@ static int enqueue(struct target_lane *tl, const struct stream_record *rec, stru
 	q->next = NULL;
 	q->rec = *rec;
 	q->rec.body = (uint8_t *)(q + 1);
-	memcpy(q + 1, rec->body, rec->length);
+	if (rec->length)
+		memcpy(q + 1, rec->body, rec->length);
 	pthread_mutex_lock(&tl->lock);
 	while (tl->queued_bytes && tl->queued_bytes + q->bytes > TARGET_QUEUE_BYTES && !tl->stop)
 		pthread_cond_wait(&tl->changed, &tl->lock);
