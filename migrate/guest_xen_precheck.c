@@ -15,8 +15,8 @@
 
 #include <libxl_utils.h>
 
+#include "migrate/cpu_features.h"
 #include "migrate/guest_xen.h"
-#include "migrate/xen_cpu_features.h"
 
 /* Leaves and MSRs of a policy: the hypervisor has some hundred at most. */
 #define LEAVES_MAX 1024u
@@ -239,27 +239,29 @@ static int policy_of(const struct guest_description *d, struct xen_cpu_policy *p
 static int check_cpu(struct xen_sink *s, const struct guest_description *d,
 		     struct guest_refusals *r, struct pgr_error *err)
 {
-	struct xen_cpu_policy guest, host;
+	struct cpu_leaves guest = {.leaf = d->leaves, .nr = d->nr_leaves};
+	struct xen_cpu_policy policy;
 	char lacking[160];
 	int rc;
 
 	if (!d->nr_leaves)
 		return 0;
-	rc = policy_of(d, &guest, err);
+	if (d->nr_leaves > LEAVES_MAX || d->nr_msrs > MSRS_MAX) {
+		guest_refuse(r, "a CPU policy of %u leaves and %u MSRs is too large", d->nr_leaves,
+			     d->nr_msrs);
+		return 0;
+	}
+	rc = xen_host_cpu_policy(&s->calls, XEN_SYSCTL_cpu_policy_pv_max, &policy);
 	if (rc)
-		return rc;
-	rc = xen_host_cpu_policy(&s->calls, XEN_SYSCTL_cpu_policy_pv_max, &host);
-	if (rc)
-		pgr_fail_errno(err, rc, "the hypervisor does not tell what its processor can do");
-	else if (xen_cpu_lacking(&guest, &host, lacking, sizeof(lacking)))
+		return pgr_fail_errno(err, rc,
+				      "the hypervisor does not tell what its processor can do");
+	if (cpu_lacking(guest, xen_policy_leaves(&policy), lacking, sizeof(lacking)))
 		guest_refuse(
 			r,
-			"the guest was promised processor features that this host lacks: %s; boot it with them masked (cpuid=) or choose another host",
+			"the guest was promised processor features that this host lacks: %s; choose another host, or boot the guest with them masked (cpuid=)",
 			lacking);
-	if (!rc)
-		xen_cpu_policy_free(&host);
-	xen_cpu_policy_free(&guest);
-	return rc;
+	xen_cpu_policy_free(&policy);
+	return 0;
 }
 
 int xen_sink_cpu(struct xen_sink *s, const struct guest_description *d, struct pgr_error *err)

@@ -51,7 +51,9 @@ static int to_pfn(const struct emitter *e, uint64_t frame, uint64_t *pfn, unsign
 			what, vcpu, frame);
 }
 
-static int get_context(const struct emitter *e, unsigned vcpu, struct vcpu_guest_context *to)
+/* *started (may be NULL) false, and nothing read: the vCPU was never brought up. */
+static int get_context(const struct emitter *e, unsigned vcpu, struct vcpu_guest_context *to,
+		       bool *started)
 {
 	struct xen_calls *calls = &e->s->calls;
 	struct xen_domctl op = {.cmd = XEN_DOMCTL_getvcpucontext, .domain = (domid_t)e->s->domid};
@@ -65,12 +67,21 @@ static int get_context(const struct emitter *e, unsigned vcpu, struct vcpu_guest
 	rc = xen_domctl(calls, &op);
 	memcpy(to, shared, sizeof(*to));
 	xen_calls_free(calls, shared);
+	if (started && (rc == -ENODATA || rc == -ESRCH)) {
+		*started = false;
+		return 0;
+	}
 	if (rc)
 		return pgr_fail_errno(e->err, rc, "vCPU %u of the guest cannot be read", vcpu);
 	return 0;
 }
 
-static int emit_context(const struct emitter *e, unsigned vcpu, uint64_t start_info_pfn)
+/*
+ * A vCPU that was switched off is sent as well: it waits in the hypercall in which it went down, and
+ * goes on from there when it is switched on again. That it is off is in its flags.
+ */
+static int emit_context(const struct emitter *e, unsigned vcpu, uint64_t start_info_pfn,
+			bool *started)
 {
 	struct {
 		struct pgr_vcpu head;
@@ -84,8 +95,8 @@ static int emit_context(const struct emitter *e, unsigned vcpu, uint64_t start_i
 	if (!r)
 		return pgr_fail(e->err, -ENOMEM, "no memory for a vCPU");
 	r->head.vcpu = vcpu;
-	rc = get_context(e, vcpu, &r->c);
-	if (rc)
+	rc = get_context(e, vcpu, &r->c, vcpu ? started : NULL);
+	if (rc || !*started)
 		goto out;
 	if (vcpu == 0)
 		r->c.user_regs.rdx = start_info_pfn;
@@ -235,25 +246,12 @@ out:
 
 static int emit_vcpu(const struct emitter *e, unsigned vcpu, uint64_t start_info_pfn)
 {
-	struct xen_domctl op = {.cmd = XEN_DOMCTL_getvcpuinfo, .domain = (domid_t)e->s->domid};
-	int rc;
+	bool started = true;
+	int rc = emit_context(e, vcpu, start_info_pfn, &started);
 
-	op.u.getvcpuinfo.vcpu = vcpu;
-	rc = xen_domctl(&e->s->calls, &op);
-	if (rc == -ESRCH && vcpu)
-		return 0;
-	if (rc)
-		return pgr_fail_errno(e->err, rc, "vCPU %u of the guest cannot be looked at", vcpu);
-	if (!op.u.getvcpuinfo.online) {
-		if (vcpu)
-			return 0;
-		return pgr_fail(
-			e->err, -EINVAL,
-			"vCPU 0 of the guest is switched off: a guest has to suspend on vCPU 0");
-	}
-	rc = emit_context(e, vcpu, start_info_pfn);
-	if (!rc)
-		rc = emit_extended(e, vcpu);
+	if (rc || !started)
+		return rc;
+	rc = emit_extended(e, vcpu);
 	if (!rc)
 		rc = emit_xsave(e, vcpu);
 	if (!rc)
@@ -328,7 +326,7 @@ int xen_source_state(struct xen_source *s, guest_state_fn *fn, void *ctx, struct
 	if (rc)
 		pgr_fail_errno(err, rc, "domain %u cannot be looked at", s->domid);
 	if (!rc)
-		rc = get_context(&e, 0, c);
+		rc = get_context(&e, 0, c, NULL);
 	/* The suspend hypercall has the frame of start_info as its third argument. */
 	if (!rc)
 		rc = to_pfn(&e, c->user_regs.rdx, &info.start_info_pfn, 0, "start_info");

@@ -249,6 +249,17 @@ void xen_cpu_policy_free(struct xen_cpu_policy *p)
 	*p = (struct xen_cpu_policy){.leaves = NULL};
 }
 
+/* The stream has the hypervisor's layout. */
+_Static_assert(sizeof(xen_cpuid_leaf_t) == sizeof(struct pgr_cpu_leaf) &&
+		       offsetof(xen_cpuid_leaf_t, d) == offsetof(struct pgr_cpu_leaf, edx),
+	       "stream.md CPU_POLICY");
+
+struct cpu_leaves xen_policy_leaves(const struct xen_cpu_policy *p)
+{
+	return (struct cpu_leaves){.leaf = (const struct pgr_cpu_leaf *)p->leaves,
+				   .nr = p->nr_leaves};
+}
+
 static int copy_policy(struct xen_cpu_policy *p, const xen_cpuid_leaf_t *leaves, uint32_t nr_leaves,
 		       const xen_msr_entry_t *msrs, uint32_t nr_msrs)
 {

@@ -18,6 +18,7 @@
 #include <xenforeignmemory.h>
 
 #include "common/error.h"
+#include "migrate/cpu_features.h"
 
 struct xen_calls {
 	xencall_handle *call;
@@ -78,6 +79,8 @@ struct xen_cpu_policy {
 	uint32_t nr_msrs;
 };
 void xen_cpu_policy_free(struct xen_cpu_policy *p);
+/* The same leaves, as the stream has them. Valid as long as p's. */
+struct cpu_leaves xen_policy_leaves(const struct xen_cpu_policy *p);
 /* What a domain was promised of the processor. */
 int xen_domain_cpu_policy(struct xen_calls *x, uint32_t domid, struct xen_cpu_policy *p);
 /* What this host can promise: XEN_SYSCTL_cpu_policy_*. */

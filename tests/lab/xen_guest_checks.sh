@@ -143,11 +143,6 @@ there()
 	xl domid "$1" >/dev/null
 }
 
-vcpus_online()
-{
-	[ "$(xl vcpu-list "$1" | awk 'NR > 1 && $5 !~ /-p-$/ && $4 != "-"' | wc -l)" -ge "$2" ]
-}
-
 # ---- checks ----
 
 moves()
@@ -179,6 +174,21 @@ kernel_moves()
 	local kernel=$1 vcpus=$2
 
 	boot tiny "kernel=\"$images/vmlinux-$kernel\"" "vcpus=$vcpus" && moves tiny "$vcpus"
+}
+
+online_in_guest()
+{
+	[ "$(xl vcpu-list tiny | awk 'NR > 1 && $5 != "--p"' | wc -l)" = "$1" ]
+}
+
+# A vCPU that is off while the guest moves can be switched on afterwards.
+switched_off_vcpus_move()
+{
+	xl vcpu-set tiny 1
+	until_true "one vCPU is off" online_in_guest 1 || return 1
+	moves tiny 2 && online_in_guest 1 || say "it came back by itself" || return 1
+	xl vcpu-set tiny 2
+	until_true "the vCPU is on again" online_in_guest 2 && goes_on tiny
 }
 
 balloons()
@@ -338,6 +348,7 @@ done
 check "the same file without lies" restore
 remove_all
 check "a guest with Linux 6.1-cloud and 2 vCPUs moves" kernel_moves 6.1-cloud 2
+check "a vCPU that is off moves and comes on" switched_off_vcpus_move
 remove_all
 check "a guest with Linux 6.12 and 4 vCPUs moves" kernel_moves 6.12 4
 remove_all

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-#include "migrate/xen_cpu_features.h"
+#include "migrate/cpu_features.h"
 
 #include <stdio.h>
 #include <string.h>
+
+#define NO_SUBLEAF UINT32_MAX
 
 enum reg { EAX, EBX, ECX, EDX };
 static const char *const reg_name[] = {"eax", "ebx", "ecx", "edx"};
@@ -16,17 +18,17 @@ static const struct word {
 	enum reg reg;
 	uint32_t except;
 } words[] = {
-	{0x1, XEN_CPUID_NO_SUBLEAF, ECX, 1u << 27 | 1u << 31}, /* OSXSAVE, hypervisor */
-	{0x1, XEN_CPUID_NO_SUBLEAF, EDX, 1u << 28},	       /* HTT */
+	{0x1, NO_SUBLEAF, ECX, 1u << 27 | 1u << 31}, /* OSXSAVE, hypervisor */
+	{0x1, NO_SUBLEAF, EDX, 1u << 28},	     /* HTT */
 	{0x7, 0, EBX, 0},
 	{0x7, 0, ECX, 1u << 4 | 0x1fu << 17}, /* OSPKE, MAWAU */
 	{0x7, 0, EDX, 0},
 	{0x7, 1, EAX, 0},
 	{0xd, 1, EAX, 0},
-	{0x80000001, XEN_CPUID_NO_SUBLEAF, ECX, 1u << 1},    /* CMP_LEGACY */
-	{0x80000001, XEN_CPUID_NO_SUBLEAF, EDX, 0x0183f3ff}, /* AMD repeats leaf 1 there */
-	{0x80000007, XEN_CPUID_NO_SUBLEAF, EDX, 0},
-	{0x80000008, XEN_CPUID_NO_SUBLEAF, EBX, 0},
+	{0x80000001, NO_SUBLEAF, ECX, 1u << 1},	   /* CMP_LEGACY */
+	{0x80000001, NO_SUBLEAF, EDX, 0x0183f3ff}, /* AMD repeats leaf 1 there */
+	{0x80000007, NO_SUBLEAF, EDX, 0},
+	{0x80000008, NO_SUBLEAF, EBX, 0},
 };
 
 /* Those that people know by name. */
@@ -86,28 +88,28 @@ static const struct name {
 	{0x80000001, EDX, 27, "rdtscp"},
 };
 
-static uint32_t value(const xen_cpuid_leaf_t *l, enum reg reg)
+static uint32_t value(const struct pgr_cpu_leaf *l, enum reg reg)
 {
 	switch (reg) {
 	case EAX:
-		return l->a;
+		return l->eax;
 	case EBX:
-		return l->b;
+		return l->ebx;
 	case ECX:
-		return l->c;
+		return l->ecx;
 	case EDX:
 		break;
 	}
-	return l->d;
+	return l->edx;
 }
 
-static uint32_t look_up(const struct xen_cpu_policy *p, const struct word *w)
+static uint32_t look_up(struct cpu_leaves l, const struct word *w)
 {
 	uint32_t i;
 
-	for (i = 0; i < p->nr_leaves; i++)
-		if (p->leaves[i].leaf == w->leaf && p->leaves[i].subleaf == w->subleaf)
-			return value(&p->leaves[i], w->reg);
+	for (i = 0; i < l.nr; i++)
+		if (l.leaf[i].leaf == w->leaf && l.leaf[i].subleaf == w->subleaf)
+			return value(&l.leaf[i], w->reg);
 	return 0;
 }
 
@@ -123,8 +125,7 @@ static void name_of(const struct word *w, unsigned bit, char text[64])
 			snprintf(text, 64, "%s", names[i].name);
 }
 
-bool xen_cpu_lacking(const struct xen_cpu_policy *guest, const struct xen_cpu_policy *host,
-		     char *text, size_t size)
+bool cpu_lacking(struct cpu_leaves guest, struct cpu_leaves host, char *text, size_t size)
 {
 	unsigned found = 0, told = 0, bit;
 	size_t w, used = 0;
