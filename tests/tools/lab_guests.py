@@ -19,7 +19,7 @@ sys.dont_write_bytecode = True
 from rig import ROOT, VERIFIER, expect, run_module, wait_until  # noqa: E402
 
 LAB = str(ROOT / "tests" / "lab" / "lab")
-NAME = os.environ.get("LAB_NAME", "tools")
+NAME = os.environ.get("LAB_NAME") or f"tools-{os.getpid()}"
 GUEST = "tiny"
 CONFIG = "/var/lib/pagurus/guests/tiny.cfg"
 CONSOLE = f"/var/log/xen/console/guest-{GUEST}.log"

@@ -91,7 +91,7 @@ int check_ask(const struct host_address *h, const struct tls_identity *id, json_
 {
 	struct pgr_preamble preamble;
 	struct stream_reader r = {.buffer = NULL};
-	struct stream_record rec;
+	struct stream_record rec = {.length = 0};
 	struct channel *c;
 	int64_t begin, here, trip;
 	int rc;

@@ -8,15 +8,15 @@
 #include <unistd.h>
 
 #include "tools/pagurus/message.h"
+#include "tools/pagurus/paths.h"
 
 int client_open(const char *control, int *fd, struct pgr_error *err)
 {
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int rc = 0;
+	struct sockaddr_un a;
+	int rc = paths_socket(control, &a, err);
 
-	if (strlen(control) >= sizeof(a.sun_path))
-		return pgr_fail(err, -ENAMETOOLONG, "%s: too long for a socket's name", control);
-	strcpy(a.sun_path, control);
+	if (rc)
+		return rc;
 	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (*fd < 0)
 		return pgr_fail_errno(err, -errno, "no socket");

@@ -58,33 +58,37 @@ int connect_to(const struct host_address *h, const struct tls_identity *id,
 	return channel_tls(c, TLS_CLIENT, id, h->name, peer, out, err);
 }
 
-/* The address at the other end, for messages. */
-static void peer_label(int fd, char out[128])
+const char *connect_origin(int fd, char out[CONNECT_ORIGIN])
 {
-	struct sockaddr_storage a;
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} a = {.any = {.sa_family = AF_UNSPEC}};
 	socklen_t length = sizeof(a);
-	char text[INET6_ADDRSTRLEN] = "?";
+	const void *address;
 
-	if (!getpeername(fd, (struct sockaddr *)&a, &length)) {
-		if (a.ss_family == AF_INET)
-			inet_ntop(AF_INET, &((struct sockaddr_in *)&a)->sin_addr, text,
-				  sizeof(text));
-		else if (a.ss_family == AF_INET6)
-			inet_ntop(AF_INET6, &((struct sockaddr_in6 *)&a)->sin6_addr, text,
-				  sizeof(text));
-	}
-	snprintf(out, 128, "%s", text);
+	snprintf(out, CONNECT_ORIGIN, "somebody who is gone");
+	if (getpeername(fd, &a.any, &length))
+		return out;
+	if (a.any.sa_family == AF_INET)
+		address = &a.v4.sin_addr;
+	else if (a.any.sa_family == AF_INET6)
+		address = &a.v6.sin6_addr;
+	else
+		return out;
+	inet_ntop(a.any.sa_family, address, out, CONNECT_ORIGIN);
+	return out;
 }
 
 int connect_from(int fd, const struct tls_identity *id, const char *expect, char peer_name[256],
 		 struct channel **out, struct pgr_error *err)
 {
 	struct channel *c;
-	char label[128];
+	char label[CONNECT_ORIGIN];
 	int rc;
 
-	peer_label(fd, label);
-	rc = channel_from_fd(fd, CONNECT_IDLE_MS, label, &c, err);
+	rc = channel_from_fd(fd, CONNECT_IDLE_MS, connect_origin(fd, label), &c, err);
 	if (rc)
 		return rc;
 	return channel_tls(c, TLS_SERVER, id, expect, peer_name, out, err);

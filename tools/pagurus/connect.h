@@ -28,6 +28,10 @@ void connect_preamble(struct pgr_preamble *p, const uint8_t session[PGR_SESSION_
 /* 0 or -EPROTO (says what is wrong with it). */
 int connect_check_preamble(const struct pgr_preamble *p, struct pgr_error *err);
 
+/* Where an accepted connection comes from, for messages. Returns out. */
+#define CONNECT_ORIGIN 64
+const char *connect_origin(int fd, char out[CONNECT_ORIGIN]);
+
 /* Incoming, preamble read already: takes fd over, also on failure. peer_name gets the trusted name. */
 int connect_from(int fd, const struct tls_identity *id, const char *expect, char peer_name[256],
 		 struct channel **out, struct pgr_error *err);

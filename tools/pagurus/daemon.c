@@ -227,13 +227,12 @@ static int open_listeners(struct daemon *d, const char *listen, struct pgr_error
 static void tell_ready(void)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct sockaddr_un a;
 	socklen_t length;
 	int fd;
 
-	if (!path || !path[0] || strlen(path) >= sizeof(a.sun_path))
+	if (!path || !path[0] || paths_socket(path, &a, NULL))
 		return;
-	strcpy(a.sun_path, path);
 	length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
 	if (a.sun_path[0] == '@')
 		a.sun_path[0] = 0; /* the abstract name space */

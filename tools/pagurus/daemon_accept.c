@@ -3,9 +3,7 @@
  * Connections from other hosts until it is known what they are for: the 32 bytes in clear, nothing more is read. Bounded in number
  * and time; what is no preamble is closed with a line in the log.
  */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -25,23 +23,6 @@ void daemon_accept_init(struct daemon *d)
 {
 	for (unsigned i = 0; i < DAEMON_PENDING_MAX; i++)
 		d->pending[i].fd = -1;
-}
-
-/* Where it comes from, for the log. */
-static const char *origin(int fd, char text[INET6_ADDRSTRLEN])
-{
-	union {
-		struct sockaddr any;
-		struct sockaddr_in v4;
-		struct sockaddr_in6 v6;
-	} a;
-	socklen_t length = sizeof(a);
-
-	if (getpeername(fd, &a.any, &length))
-		return "somebody who is gone";
-	if (a.any.sa_family == AF_INET)
-		return inet_ntop(AF_INET, &a.v4.sin_addr, text, INET6_ADDRSTRLEN);
-	return inet_ntop(AF_INET6, &a.v6.sin6_addr, text, INET6_ADDRSTRLEN);
 }
 
 /* A worker of its own for a connection that no session has a claim to. */
@@ -80,8 +61,8 @@ static void start_session(struct daemon *d, const struct pgr_preamble *p, int fd
 static void dispatch(struct daemon *d, const struct pgr_preamble *p, int fd)
 {
 	struct task *target = daemon_task_find(d, "target", p->session);
-	char address[INET6_ADDRSTRLEN], hex[UNITS_HEX16];
-	const char *from = origin(fd, address);
+	char address[CONNECT_ORIGIN], hex[UNITS_HEX16];
+	const char *from = connect_origin(fd, address);
 
 	switch (p->purpose) {
 	case PGR_PURPOSE_NEW:
@@ -108,7 +89,7 @@ static void read_preamble(struct daemon *d, void *object)
 {
 	struct pending *p = object;
 	struct pgr_error err = PGR_ERROR_NONE;
-	char address[INET6_ADDRSTRLEN];
+	char address[CONNECT_ORIGIN];
 	ssize_t n;
 	int fd;
 
@@ -119,7 +100,7 @@ static void read_preamble(struct daemon *d, void *object)
 		return;
 	if (n <= 0) {
 		daemon_log_stranger(d, "%s: left without saying what it wants",
-				    origin(p->fd, address));
+				    connect_origin(p->fd, address));
 		drop(p);
 		return;
 	}
@@ -127,7 +108,7 @@ static void read_preamble(struct daemon *d, void *object)
 	if (p->got < sizeof(p->u))
 		return;
 	if (connect_check_preamble(&p->u.preamble, &err)) {
-		daemon_log_stranger(d, "%s: dropped: %s", origin(p->fd, address), err.text);
+		daemon_log_stranger(d, "%s: dropped: %s", connect_origin(p->fd, address), err.text);
 		drop(p);
 		return;
 	}
@@ -139,7 +120,7 @@ static void read_preamble(struct daemon *d, void *object)
 static void accept_one(struct daemon *d, void *object)
 {
 	struct pending *p = NULL;
-	char address[INET6_ADDRSTRLEN];
+	char address[CONNECT_ORIGIN];
 	int fd = accept4(*(int *)object, NULL, NULL, SOCK_CLOEXEC);
 
 	if (fd < 0)
@@ -149,7 +130,7 @@ static void accept_one(struct daemon *d, void *object)
 			p = &d->pending[i];
 	if (!p) {
 		daemon_log_stranger(d, "%s: dropped: %d connections wait already",
-				    origin(fd, address), DAEMON_PENDING_MAX);
+				    connect_origin(fd, address), DAEMON_PENDING_MAX);
 		close(fd);
 		return;
 	}
@@ -172,14 +153,15 @@ void daemon_accept_watch(struct daemon *d)
 
 void daemon_accept_expire(struct daemon *d, uint64_t now_ms)
 {
-	char address[INET6_ADDRSTRLEN];
+	char address[CONNECT_ORIGIN];
 
 	for (unsigned i = 0; i < DAEMON_PENDING_MAX; i++) {
 		struct pending *p = &d->pending[i];
 
 		if (p->fd < 0 || now_ms < p->deadline_ms)
 			continue;
-		daemon_log_stranger(d, "%s: dropped: said nothing in time", origin(p->fd, address));
+		daemon_log_stranger(d, "%s: dropped: said nothing in time",
+				    connect_origin(p->fd, address));
 		drop(p);
 	}
 }

@@ -41,18 +41,16 @@ static void end_client(struct client *c)
 
 int daemon_control_open(struct daemon *d, struct pgr_error *err)
 {
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct sockaddr_un a;
 	char dir[PATH_MAX], *slash;
 	mode_t before;
 	int rc;
 
 	for (unsigned i = 0; i < DAEMON_CLIENTS_MAX; i++)
 		d->clients[i].fd = -1;
-	if (strlen(d->paths.control) >= sizeof(a.sun_path))
-		return pgr_fail(err, -ENAMETOOLONG,
-				"%s: longer than the %zu characters that a socket's name may have",
-				d->paths.control, sizeof(a.sun_path) - 1);
-	strcpy(a.sun_path, d->paths.control);
+	rc = paths_socket(d->paths.control, &a, err);
+	if (rc)
+		return rc;
 	snprintf(dir, sizeof(dir), "%s", d->paths.control);
 	slash = strrchr(dir, '/');
 	if (slash && slash != dir) {

@@ -172,7 +172,7 @@ static int our_name(const char *config, char out[TLS_NAME_MAX + 1], struct pgr_e
 
 	if (rc)
 		return rc;
-	strcpy(out, id->name);
+	snprintf(out, TLS_NAME_MAX + 1, "%s", id->name);
 	tls_identity_free(id);
 	if (units_name_ok(out))
 		return 0;

@@ -27,13 +27,14 @@ bool hosts_is_trusted(const char *config, const char *name)
 
 static int recorded(const char *config, struct host_address *h, struct pgr_error *err)
 {
+	struct pgr_error why = PGR_ERROR_NONE;
 	json_t *all, *one;
-	int rc = paths_read_json(config, HOSTS_FILE, &all, err);
+	int rc = paths_read_json(config, HOSTS_FILE, &all, &why);
 
 	if (rc == -ENOENT)
 		return 0;
 	if (rc)
-		return rc;
+		return pgr_fail(err, rc, "%s", why.text);
 	one = json_object_get(all, h->name);
 	if (message_text(one, "address")[0])
 		snprintf(h->address, sizeof(h->address), "%s", message_text(one, "address"));
@@ -68,11 +69,12 @@ int hosts_find(const char *config, const char *text, struct host_address *h, str
 
 int hosts_record(const char *config, const struct host_address *h, struct pgr_error *err)
 {
+	struct pgr_error why = PGR_ERROR_NONE;
 	json_t *all;
-	int rc = paths_read_json(config, HOSTS_FILE, &all, err);
+	int rc = paths_read_json(config, HOSTS_FILE, &all, &why);
 
 	if (rc && rc != -ENOENT)
-		return rc;
+		return pgr_fail(err, rc, "%s", why.text);
 	if (rc)
 		all = json_object();
 	json_object_set_new(all, h->name,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "migrate/guest_xen.h"
 #include "protocol-spec/stream.h"
@@ -54,6 +55,8 @@ int main(int argc, char **argv)
 	/* libxl starts its save helper by a path that is this program. */
 	if (guest_xen_is_save_helper(argc, argv))
 		return guest_xen_save_helper(argc, argv);
+	/* Started by way of /proc/self/exe the process would be called "exe". */
+	prctl(PR_SET_NAME, "pagurus");
 	if (argc < 2) {
 		help(stderr);
 		return EXIT_USAGE;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,6 +23,17 @@ void paths_init(struct paths *p)
 	p->config = from_environment("PAGURUS_CONFIG", "/etc/pagurus");
 	p->state = from_environment("PAGURUS_STATE", "/var/lib/pagurus");
 	p->control = from_environment("PAGURUS_CONTROL", "/run/pagurus/control.sock");
+}
+
+int paths_socket(const char *path, struct sockaddr_un *out, struct pgr_error *err)
+{
+	*out = (struct sockaddr_un){.sun_family = AF_UNIX};
+	if (snprintf(out->sun_path, sizeof(out->sun_path), "%s", path) >=
+	    (int)sizeof(out->sun_path))
+		return pgr_fail(err, -ENAMETOOLONG,
+				"%s: longer than the %zu characters that a socket's name may have",
+				path, sizeof(out->sun_path) - 1);
+	return 0;
 }
 
 int paths_make_dir(const char *path, struct pgr_error *err)

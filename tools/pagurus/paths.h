@@ -6,6 +6,7 @@
 #define PAGURUS_PATHS_H
 
 #include <stddef.h>
+#include <sys/un.h>
 
 #include <jansson.h>
 
@@ -39,6 +40,9 @@ void paths_init(struct paths *p);
 		"control", OPTION_STRING, &(p)->control, "SOCKET",                      \
 			"the daemon's socket (default /run/pagurus/control.sock)", 0, 0 \
 	}
+
+/* The address of a Unix socket. -ENAMETOOLONG: more than such an address can hold. */
+int paths_socket(const char *path, struct sockaddr_un *out, struct pgr_error *err);
 
 /* Make PATH and what is missing above it, 0700 for the last. */
 int paths_make_dir(const char *path, struct pgr_error *err);

@@ -73,9 +73,10 @@ static json_t *result_details(const struct session_result *r)
 json_t *report_result(const struct session_result *res, int code, const char *text)
 {
 	const char *outcome = res ? outcome_name(res->outcome) : "stayed";
+	/* A success may have met and overcome errors on its way; their text is no part of it. */
 	json_t *message = json_pack("{ss ss si si so}", "type", "result", "outcome", outcome,
 				    "exit", (int)report_exit(res, code), "errno", -code, "text",
-				    message_string(text));
+				    message_string(code ? text : ""));
 
 	if (message && res)
 		json_object_update_new(message, result_details(res));

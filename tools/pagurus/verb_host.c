@@ -58,7 +58,7 @@ static int host_init(int argc, char **argv)
 		return fail(&err, EXIT_FAILED);
 	}
 	free(pem);
-	printf("This host is %s. Fingerprint: %s\nNext: `pagurus host trust HOST` for each host to exchange guests with.\n",
+	printf("This host is %s. Fingerprint: %s\nNext: `pagurus host trust HOST` for each host to exchange guests with, then `systemctl start pagurus`.\n",
 	       name, print);
 	return EXIT_OK;
 }

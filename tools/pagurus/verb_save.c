@@ -33,9 +33,8 @@ static int absolute(const char *path, char out[PATH_MAX], struct pgr_error *err)
 	char copy[PATH_MAX], folder[PATH_MAX], *slash;
 	const char *name = path;
 
-	if (!path[0] || strlen(path) >= PATH_MAX)
+	if (!path[0] || snprintf(copy, sizeof(copy), "%s", path) >= (int)sizeof(copy))
 		return pgr_fail(err, -ENAMETOOLONG, "\"%s\" is no usable file name", path);
-	strcpy(copy, path);
 	slash = strrchr(copy, '/');
 	if (slash) {
 		name = path + (slash - copy) + 1;
@@ -107,7 +106,7 @@ static int run(struct save *s, const char *path, struct pgr_error *err)
 	p.encode.method = method_of(s->compress);
 	p.policy.min_speed = 100;
 	s->session.journal.keep = s->keep;
-	strcpy(s->session.journal.file, s->path);
+	memcpy(s->session.journal.file, s->path, sizeof(s->path));
 	rc = open_guest(s, err);
 	if (!rc)
 		rc = channel_file_create(s->path, s->overwrite, &s->file, err);
