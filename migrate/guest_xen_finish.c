@@ -81,12 +81,33 @@ static void tables_fail(struct tables *t, const struct pgr_error *err)
 	atomic_store(&t->stop, true);
 }
 
+/*
+ * A pv_frame_fn. The hypervisor would refuse a table that is writable or out of place as well, but
+ * Xen 4.17 then keeps a reference to a page, and what is left of the domain can never be removed.
+ */
+static uint64_t entry_to_frame(const void *sink, uint64_t pfn, unsigned level, uint64_t entry)
+{
+	const struct xen_sink *s = sink;
+	uint64_t frame = xen_sink_frame(s, pfn);
+	unsigned named;
+
+	if (frame == PV_FRAME_NONE)
+		return frame;
+	named = s->type[pfn] & PGR_TYPE_LEVEL_MASK;
+	if (level == 1)
+		return named && (entry & PV_ENTRY_WRITE) ? PV_FRAME_KIND : frame;
+	/* A table may show a table of its own level to itself, read-only (NetBSD does). */
+	if (named == level && !(entry & PV_ENTRY_WRITE))
+		return frame;
+	return named == level - 1 ? frame : PV_FRAME_KIND;
+}
+
 static int localise(struct xen_sink *s, uint64_t *page, uint64_t pfn, struct pgr_error *err)
 {
 	unsigned level = s->type[pfn] & PGR_TYPE_LEVEL_MASK;
 	struct pv_table_error e;
 
-	if (!pv_table_translate(page, page, level, xen_sink_frame, s, &e))
+	if (!pv_table_translate(page, page, level, entry_to_frame, s, &e))
 		return 0;
 	return pgr_fail(err, -EPROTO,
 			"page %" PRIu64 " is a page table of level %u whose entry %u (%#" PRIx64

@@ -67,8 +67,8 @@ static void check_name(struct xen_sink *s, const struct guest_description *d,
 			name, domid, domid);
 	list = libxl_list_domain(ctx, &nr);
 	for (i = 0; list && i < nr; i++)
-		if (!memcmp(libxl_uuid_bytearray(&list[i].uuid), d->info.uuid,
-			    sizeof(d->info.uuid)))
+		if (!list[i].dying && !memcmp(libxl_uuid_bytearray(&list[i].uuid), d->info.uuid,
+					      sizeof(d->info.uuid)))
 			guest_refuse(
 				r,
 				"a guest with the uuid of '%s' is here already (domain %u): remove it",

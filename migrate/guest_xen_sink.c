@@ -33,10 +33,8 @@ unsigned guest_xen_sink_domid(const struct guest_sink *g)
 	return ((const struct xen_sink *)g)->made.domid;
 }
 
-uint64_t xen_sink_frame(const void *sink, uint64_t pfn)
+uint64_t xen_sink_frame(const struct xen_sink *s, uint64_t pfn)
 {
-	const struct xen_sink *s = sink;
-
 	return pfn < s->nr_pfns
 		       ? atomic_load_explicit(&s->frame_plus_1[pfn], memory_order_relaxed) - 1
 		       : PV_FRAME_NONE;

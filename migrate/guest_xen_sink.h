@@ -110,7 +110,7 @@ int xen_sink_assemble(struct xen_sink *s, struct pgr_error *err);
 int xen_sink_page(const struct xen_sink *s, uint64_t pfn, unsigned level, const char *what,
 		  uint64_t *frame, struct pgr_error *err);
 
-/* The frame of a pfn, or PV_FRAME_NONE; a pv_frame_fn. */
-uint64_t xen_sink_frame(const void *sink, uint64_t pfn);
+/* The frame of a pfn, or PV_FRAME_NONE. */
+uint64_t xen_sink_frame(const struct xen_sink *s, uint64_t pfn);
 
 #endif

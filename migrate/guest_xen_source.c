@@ -307,6 +307,14 @@ static int find_pages(struct xen_source *s, struct xen_reader *r, const uint64_t
 	return 0;
 }
 
+/* A pv_frame_fn. What the guest may put where, the hypervisor has seen to. */
+static uint64_t entry_to_pfn(const void *frames, uint64_t frame, unsigned level, uint64_t entry)
+{
+	(void)level;
+	(void)entry;
+	return xen_pfn_of(frames, frame);
+}
+
 static int read_table(struct xen_source *s, struct xen_reader *r, uint64_t pfn,
 		      struct guest_batch *b, unsigned i, struct pgr_error *err)
 {
@@ -319,7 +327,7 @@ static int read_table(struct xen_source *s, struct xen_reader *r, uint64_t pfn,
 		return pgr_fail(err, -ENOMEM, "no memory for page tables");
 	copy = (uint64_t *)(r->tables + (size_t)i * XEN_PAGE_SIZE);
 	if (!pv_table_translate(copy, (const uint64_t *)b->page[i],
-				b->type[i] & PGR_TYPE_LEVEL_MASK, xen_pfn_of, &s->frames, &e)) {
+				b->type[i] & PGR_TYPE_LEVEL_MASK, entry_to_pfn, &s->frames, &e)) {
 		b->page[i] = (uint8_t *)copy;
 		return 0;
 	}

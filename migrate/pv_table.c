@@ -34,7 +34,9 @@ int pv_table_translate(uint64_t *to, const uint64_t *from, unsigned level, pv_fr
 		if (entry & PV_ENTRY_PRESENT) {
 			if (level > 1 && (entry & PV_ENTRY_LARGE))
 				return fault(e, PV_TABLE_LARGE, i, entry);
-			frame = translate(ctx, (entry & PV_ENTRY_FRAME) >> 12);
+			frame = translate(ctx, (entry & PV_ENTRY_FRAME) >> 12, level, entry);
+			if (frame == PV_FRAME_KIND)
+				return fault(e, PV_TABLE_KIND, i, entry);
 			if (frame == PV_FRAME_NONE || frame > PV_ENTRY_FRAME >> 12)
 				return fault(e, PV_TABLE_FRAME, i, entry);
 			entry = (entry & ~PV_ENTRY_FRAME) | frame << 12;
@@ -49,6 +51,8 @@ const char *pv_table_fault_text(enum pv_table_fault f)
 	switch (f) {
 	case PV_TABLE_FRAME:
 		return "names a frame that is not the guest's";
+	case PV_TABLE_KIND:
+		return "names a page of the wrong kind (page tables are never writable, and entries of a table name tables of the level below)";
 	case PV_TABLE_LARGE:
 		return "is a large page, which paravirtual guests do not have";
 	}

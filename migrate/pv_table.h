@@ -12,15 +12,21 @@
 
 #define PV_TABLE_ENTRIES 512u
 #define PV_ENTRY_PRESENT 1ull
+#define PV_ENTRY_WRITE	 2ull
 #define PV_ENTRY_LARGE	 (1ull << 7) /* levels 2 and 3: PV guests have none */
 #define PV_ENTRY_FRAME	 0x000ffffffffff000ull
 #define PV_FRAME_NONE	 UINT64_MAX
+#define PV_FRAME_KIND	 (UINT64_MAX - 1)
 
-/* A frame number for another; PV_FRAME_NONE: there is none. */
-typedef uint64_t pv_frame_fn(const void *ctx, uint64_t frame);
+/*
+ * The frame number to put in the place of that in an entry of a table of level 1 to 4.
+ * PV_FRAME_NONE: there is none; PV_FRAME_KIND: there is, but this entry must not name it.
+ */
+typedef uint64_t pv_frame_fn(const void *ctx, uint64_t frame, unsigned level, uint64_t entry);
 
 enum pv_table_fault {
 	PV_TABLE_FRAME, /* a present entry names a frame that translate() does not know */
+	PV_TABLE_KIND,	/* ... or one that it must not name */
 	PV_TABLE_LARGE, /* a large page */
 };
 

@@ -28,9 +28,8 @@ static bool m2p_has(const struct xen_frames *f, uint64_t frame)
 	return frame < f->m2p_entries && (f->m2p_chunk[chunk / 64] >> chunk % 64 & 1);
 }
 
-uint64_t xen_pfn_of(const void *ctx, uint64_t frame)
+uint64_t xen_pfn_of(const struct xen_frames *f, uint64_t frame)
 {
-	const struct xen_frames *f = ctx;
 	uint64_t pfn;
 
 	if (!m2p_has(f, frame))

@@ -62,7 +62,7 @@ static inline uint64_t xen_frame_of(const struct xen_frames *f, uint64_t pfn)
 	return f->frame_plus_1 && pfn < f->nr_pfns ? f->frame_plus_1[pfn] - 1 : UINT64_MAX;
 }
 
-/* The pfn of a frame of this guest (pv_frame_fn of pv_table.h), or PV_FRAME_NONE. */
-uint64_t xen_pfn_of(const void *f, uint64_t frame);
+/* The pfn of a frame of this guest, or PV_FRAME_NONE. */
+uint64_t xen_pfn_of(const struct xen_frames *f, uint64_t frame);
 
 #endif

@@ -10,9 +10,12 @@ static uint64_t from[PV_TABLE_ENTRIES], to[PV_TABLE_ENTRIES];
 static struct pv_table_error fault;
 
 /* Frame f becomes 2 f; frames from 1000 on are nobody's. */
-static uint64_t twice(const void *ctx, uint64_t frame)
+static uint64_t twice(const void *ctx, uint64_t frame, unsigned level, uint64_t entry)
 {
 	(void)ctx;
+	/* Frame 500 may be named by a table of level 2 alone, and not to be written. */
+	if (frame == 500 && (level != 2 || (entry & PV_ENTRY_WRITE)))
+		return PV_FRAME_KIND;
 	return frame < 1000 ? 2 * frame : PV_FRAME_NONE;
 }
 
@@ -57,6 +60,21 @@ static void an_unknown_frame_is_named(void)
 	CHECK(pv_table_fault_text(fault.fault)[0]);
 }
 
+static void a_frame_of_the_wrong_kind_is_named(void)
+{
+	clear();
+	from[4] = 500ull << 12 | 1;
+	CHECK_EQ(translate(2), 0);
+	CHECK_EQ(to[4], 1000ull << 12 | 1);
+	CHECK_EQ(translate(1), -EINVAL);
+	CHECK_EQ(fault.fault, PV_TABLE_KIND);
+	CHECK_EQ(fault.slot, 4);
+	CHECK(pv_table_fault_text(fault.fault)[0]);
+	from[4] |= PV_ENTRY_WRITE;
+	CHECK_EQ(translate(2), -EINVAL);
+	CHECK_EQ(fault.fault, PV_TABLE_KIND);
+}
+
 static void large_pages_are_refused_where_they_can_be(void)
 {
 	unsigned level;
@@ -99,9 +117,11 @@ static void a_table_can_be_translated_in_place(void)
 }
 
 /* A translation that answers with a number no entry can hold must not spill into the flags. */
-static uint64_t too_large(const void *ctx, uint64_t frame)
+static uint64_t too_large(const void *ctx, uint64_t frame, unsigned level, uint64_t entry)
 {
 	(void)ctx;
+	(void)level;
+	(void)entry;
 	return frame + (1ull << 40);
 }
 
@@ -114,6 +134,6 @@ static void a_frame_number_beyond_an_entry_is_refused(void)
 
 UNIT_MAIN(TEST(present_entries_change_their_frame_and_nothing_else),
 	  TEST(entries_that_are_not_present_stay), TEST(an_unknown_frame_is_named),
-	  TEST(large_pages_are_refused_where_they_can_be),
+	  TEST(a_frame_of_the_wrong_kind_is_named), TEST(large_pages_are_refused_where_they_can_be),
 	  TEST(the_hypervisors_slots_of_a_top_table_vanish),
 	  TEST(a_table_can_be_translated_in_place), TEST(a_frame_number_beyond_an_entry_is_refused))
