@@ -333,6 +333,7 @@ static int read_table(struct xen_source *s, struct xen_reader *r, uint64_t pfn,
 	}
 	b->page[i] = NULL;
 	if (!s->suspended) {
+		b->type[i] = PGR_TYPE_ORDINARY;
 		atomic_fetch_or(&s->again[pfn / 64], 1ull << pfn % 64);
 		return 0;
 	}
@@ -382,6 +383,7 @@ static int source_read(struct guest_source *g, unsigned worker, const uint64_t *
 		if (errors[i]) {
 			/* The guest gave the page away between the look-up and now. */
 			b->base = NULL;
+			b->type[index[i]] = PGR_TYPE_ORDINARY;
 			continue;
 		}
 		b->page[index[i]] = (uint8_t *)r->map + (size_t)i * XEN_PAGE_SIZE;
