@@ -222,7 +222,6 @@ static int live_rounds(struct source *s, struct pgr_error *err)
 				reporter_message(&s->reporter, SESSION_WARNING,
 						 "this guest cannot be slowed down: %s", err->text);
 				limits.min_speed = 100;
-				rc = 0;
 			} else if (rc) {
 				break;
 			} else {

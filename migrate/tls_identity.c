@@ -12,6 +12,7 @@
  */
 #include "migrate/tls_identity.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -236,6 +237,7 @@ static int read_text(int dir, const char *name, mode_t forbidden, const char *wh
 out:
 	if (fd >= 0)
 		close(fd);
+	assert(ret < 0 || *out);
 	return ret;
 }
 

@@ -209,7 +209,7 @@ static void *send_thread(void *arg)
 /* Seconds to carry the amount over nr connections together; the handshakes are not counted. */
 static double transfer(bool tls, size_t iov_size, unsigned nr, double *cpu_s)
 {
-	struct link l[4];
+	struct link l[4] = {0};
 	pthread_t senders[4];
 	double start;
 

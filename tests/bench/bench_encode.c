@@ -84,7 +84,8 @@ static void fill_text(uint8_t *p, size_t length)
 
 		if (n > length - at)
 			n = length - at;
-		memcpy(p + at, w, n);
+		/* A piece of text, not a string. */
+		memcpy(p + at, w, n); /* NOLINT(bugprone-not-null-terminated-result) */
 		at += n;
 		if (at < length)
 			p[at++] = r >> 60 ? ' ' : '\n';

@@ -74,6 +74,7 @@ static void decode(struct decoder *d, size_t length, const uint32_t *want, bool 
 
 	CHECK_MSG(decoder_parse(d, body, length, NR_MEM, &h, &err) == 0, "%s", err.text);
 	CHECK_EQ(h.round, 7);
+	CHECK(h.nr > 0);
 	for (unsigned i = 0; i < h.nr; i++)
 		page[i] = h.transform[i] == PGR_ABSENT ? NULL : target[h.pfn[i]];
 	CHECK_MSG(decoder_pages(d, page, with_base ? page[0] : NULL, NULL, crc, &err) == 0, "%s",
@@ -742,7 +743,7 @@ static void wrong_sizes_do_not_decompress(void)
 
 		for (unsigned i = 0; i < 4; i++) {
 			struct crafted c = good_body((enum pgr_codec)codec);
-			size_t size = (size_t)(2 * (int)PAGE + deltas[i]), n;
+			size_t size = 2 * PAGE + (size_t)deltas[i], n;
 
 			for (unsigned k = 1; k <= 3; k++)
 				fill(&seed, source[k], 3);

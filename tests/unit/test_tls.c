@@ -921,7 +921,7 @@ static void an_identity_is_made_once(void)
 	make_host("a");
 	CHECK_EQ(mode_of("a", NULL), 0700);
 	CHECK_EQ(mode_of("a", "key.pem"), 0600);
-	strcpy(before, read_file(path_of("a", "key.pem")));
+	snprintf(before, sizeof(before), "%s", read_file(path_of("a", "key.pem")));
 	CHECK_EQ(tls_identity_create(path_of("a", NULL), "a", false, &err), -EEXIST);
 	CHECK_HAS(err.text, "--force");
 	CHECK_STR(read_file(path_of("a", "key.pem")), before);
@@ -1043,6 +1043,7 @@ static void only_good_certificates_are_trusted(void)
 		"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
 	time_t now = time(NULL);
 	char two[16384];
+	size_t length;
 	struct tls_identity *id;
 
 	remove_all();
@@ -1062,7 +1063,9 @@ static void only_good_certificates_are_trusted(void)
 		check_trust(names[i], two, -EINVAL, "choose another name");
 	check_trust("k", two, 0, "");
 	check_trust("k.lan_2", two, 0, "");
-	strcat(two, cert_for(EVP_EC_gen("P-256"), now - 1, now + DAY));
+	length = strlen(two);
+	snprintf(two + length, sizeof(two) - length, "%s",
+		 cert_for(EVP_EC_gen("P-256"), now - 1, now + DAY));
 	check_trust("k", two, -EINVAL, "more than one");
 	id = load("a");
 	CHECK_EQ(id->nr_trusted, 2);
