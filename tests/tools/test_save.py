@@ -5,6 +5,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 
 from rig import PATIENCE, SMALL, VERIFIER, Rig, expect, signal, wait_until
 
@@ -127,6 +128,15 @@ def test_restore_under_another_name():
     with Rig("a", start=False) as rig:
         out = rig.a.run("restore", "--allow-sim", "--sim-run", "10ms", "--name", "web2", save(rig)).must(0).out
         expect("web2" in out, out)
+
+
+def test_restore_paused():
+    with Rig("a", start=False) as rig:
+        path = save(rig)
+        began = time.monotonic()
+        rig.a.run("restore", "--allow-sim", "--paused", "--sim-run", "1h", path).must(0)
+        expect(time.monotonic() - began < 1800, "it ran although it was to stay paused")
+        over(rig.a, "moved")
 
 
 def test_a_killed_save_is_repaired():

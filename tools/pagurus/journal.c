@@ -22,6 +22,7 @@ struct journal_file {
 	char dir[PATH_MAX];
 	char name[64];
 	int lock;
+	int guest_lock; /* of a session that was taken over; -1 */
 };
 
 static const char *const role_names[] = {
@@ -119,7 +120,7 @@ static int open_file(const char *state, const uint8_t session[PGR_SESSION_SIZE],
 
 	if (!f)
 		return pgr_fail(err, -ENOMEM, "no memory for the journal");
-	f->lock = -1;
+	f->lock = f->guest_lock = -1;
 	rc = sessions_dir(state, f->dir, err);
 	if (!rc && make)
 		rc = paths_make_dir(f->dir, err);
@@ -216,6 +217,26 @@ int journal_create(const char *state, const struct journal *j, struct journal_fi
 	return rc;
 }
 
+static int lock_guest(const char *state, const uint8_t uuid[16], int *fd, struct pgr_error *err)
+{
+	char dir[PATH_MAX], path[PATH_MAX + 64], hex[UNITS_HEX16];
+	int rc;
+
+	*fd = -1;
+	if (snprintf(dir, sizeof(dir), "%s/guests", state) >= (int)sizeof(dir))
+		return pgr_fail(err, -ENAMETOOLONG, "%s: the name is too long", state);
+	rc = paths_make_dir(dir, err);
+	if (rc)
+		return rc;
+	snprintf(path, sizeof(path), "%s/%s.lock", dir, units_hex16(uuid, hex));
+	rc = lock_path(path, fd, err);
+	if (rc == -EBUSY)
+		rc = pgr_fail(
+			err, rc,
+			"another session is at work on this guest; `pagurus status` shows it");
+	return rc;
+}
+
 int journal_take(const char *state, const uint8_t session[PGR_SESSION_SIZE], struct journal *j,
 		 struct journal_file **out, struct pgr_error *err)
 {
@@ -231,6 +252,9 @@ int journal_take(const char *state, const uint8_t session[PGR_SESSION_SIZE], str
 	if (rc)
 		return rc;
 	rc = read_name(f->dir, f->name, j, err);
+	/* A repair and a new session must not both act on the guest. */
+	if (!rc && !j->done && j->know_guest)
+		rc = lock_guest(state, j->uuid, &f->guest_lock, err);
 	if (rc)
 		journal_close(f);
 	else
@@ -258,6 +282,8 @@ void journal_close(struct journal_file *f)
 {
 	if (!f)
 		return;
+	if (f->guest_lock >= 0)
+		close(f->guest_lock);
 	if (f->lock >= 0)
 		close(f->lock);
 	free(f);
@@ -342,23 +368,56 @@ int journal_remove(const char *state, const uint8_t session[PGR_SESSION_SIZE],
 	return rc;
 }
 
-int journal_lock_guest(const char *state, const uint8_t uuid[16], int *fd, struct pgr_error *err)
+struct open_search {
+	const uint8_t *uuid, *session;
+	struct journal found;
+};
+
+static int is_open(void *ctx, const struct journal *j)
 {
-	char dir[PATH_MAX], path[PATH_MAX + 64], hex[UNITS_HEX16];
+	struct open_search *s = ctx;
+
+	if (j->done || !j->know_guest || memcmp(j->uuid, s->uuid, sizeof(j->uuid)) ||
+	    !memcmp(j->session, s->session, sizeof(j->session)))
+		return 0;
+	s->found = *j;
+	return 1;
+}
+
+int journal_guest_is_free(const char *state, const uint8_t uuid[16],
+			  const uint8_t session[PGR_SESSION_SIZE], struct pgr_error *err)
+{
+	struct open_search *s = calloc(1, sizeof(*s));
+	char hex[UNITS_HEX16];
 	int rc;
 
-	*fd = -1;
-	if (snprintf(dir, sizeof(dir), "%s/guests", state) >= (int)sizeof(dir))
-		return pgr_fail(err, -ENAMETOOLONG, "%s: the name is too long", state);
-	rc = paths_make_dir(dir, err);
-	if (rc)
-		return rc;
-	snprintf(path, sizeof(path), "%s/%s.lock", dir, units_hex16(uuid, hex));
-	rc = lock_path(path, fd, err);
-	if (rc == -EBUSY)
+	if (!s)
+		return pgr_fail(err, -ENOMEM, "no memory for a look at the journal");
+	s->uuid = uuid;
+	s->session = session;
+	rc = journal_each(state, is_open, NULL, s);
+	if (rc > 0)
 		rc = pgr_fail(
-			err, rc,
-			"another session is at work on this guest; `pagurus status` shows it");
+			err, -EBUSY,
+			"session %s of this guest (%s, %s) is not over: the daemon puts it right within seconds, unless only the other host can; see `pagurus status` and `pagurus recover`",
+			units_hex16(s->found.session, hex), journal_role_name(s->found.role),
+			journal_mark_name(s->found.mark));
+	free(s);
+	return rc;
+}
+
+int journal_lock_guest(const char *state, const uint8_t uuid[16],
+		       const uint8_t session[PGR_SESSION_SIZE], int *fd, struct pgr_error *err)
+{
+	int rc = lock_guest(state, uuid, fd, err);
+
+	/* Under the lock: whoever comes next sees the journal that this session then writes. */
+	if (!rc)
+		rc = journal_guest_is_free(state, uuid, session, err);
+	if (rc && *fd >= 0) {
+		close(*fd);
+		*fd = -1;
+	}
 	return rc;
 }
 

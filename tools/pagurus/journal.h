@@ -50,7 +50,10 @@ struct journal_file;
  */
 int journal_create(const char *state, const struct journal *j, struct journal_file **out,
 		   struct pgr_error *err);
-/* Take over a session whose process is gone. -ENOENT, -EBUSY: its process lives; -EBADMSG. *j gets what it says. */
+/*
+ * Take over a session whose process is gone, and its guest's lock when it is not over. -ENOENT, -EBUSY: its process lives or another is at
+ * work on the guest; -EBADMSG. *j gets what it says.
+ */
 int journal_take(const char *state, const uint8_t session[PGR_SESSION_SIZE], struct journal *j,
 		 struct journal_file **out, struct pgr_error *err);
 /* Replace the contents. Durable on return. */
@@ -70,8 +73,15 @@ int journal_each(const char *state, int (*each)(void *ctx, const struct journal 
 int journal_remove(const char *state, const uint8_t session[PGR_SESSION_SIZE],
 		   struct pgr_error *err);
 
-/* One session for each guest: hold STATE/guests/UUID.lock. -EBUSY: another session or save has it. *fd: keep open; close releases. */
-int journal_lock_guest(const char *state, const uint8_t uuid[16], int *fd, struct pgr_error *err);
+/*
+ * One session for each guest: hold STATE/guests/UUID.lock. -EBUSY: another session or save has it, or one other than `session` is not
+ * over: the copy that is here may be the old self of a guest that runs elsewhere. *fd: keep open; close releases.
+ */
+int journal_lock_guest(const char *state, const uint8_t uuid[16],
+		       const uint8_t session[PGR_SESSION_SIZE], int *fd, struct pgr_error *err);
+/* The second half alone, for a guest that arrives. */
+int journal_guest_is_free(const char *state, const uint8_t uuid[16],
+			  const uint8_t session[PGR_SESSION_SIZE], struct pgr_error *err);
 
 /* Fill in what identifies the guest. */
 void journal_note_guest(struct journal *j, const struct guest_info *info);

@@ -73,7 +73,8 @@ int local_session_guest(struct local_session *l, const struct guest_info *info,
 	int rc;
 
 	if (l->guest_lock < 0) {
-		rc = journal_lock_guest(l->state, info->uuid, &l->guest_lock, err);
+		rc = journal_lock_guest(l->state, info->uuid, l->journal.session, &l->guest_lock,
+					err);
 		if (rc)
 			return rc;
 	}

@@ -74,8 +74,10 @@ static int finish(struct save *s, struct pgr_error *err)
 	int rc = channel_file_commit(s->file, err);
 
 	if (rc) {
-		if (!s->keep && s->guest->ops->resume(s->guest, &why))
+		if (!s->keep && s->guest->ops->resume(s->guest, &why)) {
 			view_note(&s->view, why.text);
+			s->res.unfinished = true;
+		}
 		s->res.outcome = SESSION_STAYED;
 		return rc;
 	}
@@ -154,6 +156,9 @@ int verb_save(int argc, char **argv)
 	view_init(&s.view, s.json, "save", argv[0], argv[1]);
 	rc = run(&s, argv[1], &err);
 	status = report_exit(&s.res, rc);
+	/* A guest that could not be resumed is the repair's. */
+	if (s.res.unfinished)
+		local_session_close(&s.session);
 	local_session_end(&s.session, rc || s.keep ? SESSION_MARK_RETURNED : SESSION_MARK_MOVED);
 	if (s.file)
 		s.file->ops->close(s.file);

@@ -41,7 +41,8 @@ static int open_guest(struct worker *w, struct departure *d, struct pgr_error *e
 		d->info = about.info;
 	guest_description_free(&about);
 	if (!rc)
-		rc = journal_lock_guest(w->paths.state, d->info.uuid, &d->guest_lock, err);
+		rc = journal_lock_guest(w->paths.state, d->info.uuid, w->session, &d->guest_lock,
+					err);
 	return rc;
 }
 
@@ -146,7 +147,7 @@ int worker_source(struct worker *w)
 		rc = source_run(d.guest, &d.params, &w->owner, &res, &err);
 	status = report_exit(&res, rc);
 	/* Before the result, so that whoever has the result finds nothing unfinished. */
-	if (w->journal_file && res.outcome != SESSION_UNKNOWN)
+	if (w->journal_file && res.outcome != SESSION_UNKNOWN && !res.unfinished)
 		worker_journal_done(w, res.outcome == SESSION_MOVED ? SESSION_MARK_MOVED
 								    : SESSION_MARK_RETURNED);
 	if (d.guest && res.outcome == SESSION_STAYED &&

@@ -160,7 +160,10 @@ static int guest_seen(void *ctx, const struct guest_description *d, struct pgr_e
 {
 	struct worker *w = ctx;
 	struct guest_info info = d->info;
+	int rc = journal_guest_is_free(w->paths.state, info.uuid, w->session, err);
 
+	if (rc)
+		return rc;
 	worker_send(w,
 		    json_pack("{ss so so si}", "type", "guest", "guest", message_string(info.name),
 			      "peer", message_string(w->journal.peer), "vcpus", (int)info.vcpus),
@@ -232,7 +235,13 @@ int worker_target(struct worker *w)
 		w->connection = further_connection;
 		rc = target_run(sink, &params, &w->owner, &res, &err);
 	}
-	if (sink && res.outcome != SESSION_MOVED) {
+	w->connection = NULL;
+	if (res.unfinished) {
+		/* The journal stays open and whatever there is of the guest stays as it is: the repair takes it from here. */
+		worker_send(w, report_result(&res, rc, err.text), true);
+		return report_exit(&res, rc);
+	}
+	if (sink && res.outcome == SESSION_STAYED) {
 		struct pgr_error why = PGR_ERROR_NONE;
 
 		/* What stays behind is found by the journal, which then says that it is not over. */
