@@ -161,6 +161,15 @@ def test_a_target_that_never_answers_needs_a_person():
         session = next(iter(rig.a.journals()))
         wait_until(lambda: "finding out" in rig.a.run("status").out, "the search for the outcome")
         rig.a.run("cancel", session).must(1)
+        # The copy that is here may be the old self of a guest that runs there: nobody may take it.
+        for words in (("migrate", *PATIENT, SMALL, "b"), ("save", SMALL, str(rig.a.state / "copy"))):
+            r = rig.a.run(*words)
+            expect(r.status == 1 and "another session" in r.err, f"{words[0]}: {r.status} {r.err}")
+        rig.a.kill()
+        r = rig.a.run("save", SMALL, str(rig.a.state / "copy"))
+        expect(r.status == 1 and "not over" in r.err, f"save without a daemon: {r.status} {r.err}")
+        rig.a.start()
+        wait_until(lambda: "finding out" in rig.a.run("status").out, "the search for the outcome to go on")
         rig.a.run("recover", "--run-here", session).must(2)
         expect(not rig.a.journals()[session]["done"], "decided without being told")
         rig.a.run("recover", "--run-here", "--other-host-is-lost", session).must(0)
