@@ -341,7 +341,7 @@ group_failures()
 	done
 	for lie in table-beyond table-writable store-is-console store-beyond start-info-table \
 		start-info-beyond p2m-beyond p2m-short cr3-beyond cr3-ordinary gdt-many gdt-beyond rdx \
-		vcpu-many xsave-size xsave-features no-shared-info shared-info-cr3 kernel-rip; do
+		vcpu-many xsave-size xsave-features no-shared-info shared-info-cr3 callback; do
 		check "lie ($lie): refused, nothing is left" leaves_nothing "lie=$lie"
 	done
 	check "the same file without lies" restore

@@ -274,8 +274,8 @@ static bool lie_in_state(uint32_t type, uint8_t *body)
 			set64(body, 8 + 4832, nr_pfns + 1);
 		if (lying("rdx"))
 			set64(body, 8 + 616, 1);
-		if (lying("kernel-rip"))
-			set64(body, 8 + 5112, 0xffff800000000000ull); /* the event callback */
+		if (lying("callback"))
+			set64(body, 8 + 5112, 0x1234567890abcdefull); /* not canonical */
 		if (lying("vcpu-many"))
 			set64(body, 0, 511);
 		break;
