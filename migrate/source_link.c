@@ -506,7 +506,8 @@ int source_wait(struct source *s, bool (*done)(struct source *s), uint64_t until
 	for (;;) {
 		uint64_t wake = session_now_ns() + 100000000ull;
 
-		if (s->failed) {
+		/* RUNNING is the last word: whatever goes wrong on the connection after it changes nothing. */
+		if (s->failed && !s->have_running) {
 			*err = s->error;
 			rc = s->failed;
 			break;

@@ -28,6 +28,7 @@ struct target_lane {
 		next_offset; /* on this connection, of the record after the last that took effect */
 	uint64_t verified;   /* pages that hold memory, in the VERIFY round */
 	bool verifying, ended;
+	bool committed; /* COMMIT took effect: RUNNING is the answer, and nothing may come after it */
 	bool usable;  /* initialised */
 	bool greeted; /* had a connection */
 	bool replied; /* the answer that must be the first record on this connection was given; under write_lock */

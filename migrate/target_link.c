@@ -225,6 +225,7 @@ static void acknowledge(struct target_lane *tl)
 	pthread_mutex_lock(&tl->write_lock);
 	/* A loss is noticed by the receiver, and a lost acknowledgement costs nothing: RESUME_REPLY says it again. */
 	if (tl->channel && tl->replied && tl->acked != tl->applied && !tl->t->file &&
+	    !tl->committed &&
 	    !stream_write_body(&tl->writer, PGR_REC_ACK, &ack, sizeof(ack), &err)) {
 		tl->last_write_ns = session_now_ns();
 		tl->acked = tl->applied;

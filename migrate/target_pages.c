@@ -341,6 +341,7 @@ static int apply_known(struct target_lane *tl, const struct stream_record *rec,
 	case PGR_REC_END:
 		return apply_end(tl, rec, err);
 	case PGR_REC_COMMIT:
+		tl->committed = true;
 		pthread_mutex_lock(&t->lock);
 		t->have_commit = true;
 		pthread_cond_broadcast(&t->changed);

@@ -97,6 +97,26 @@ static void moves_the_smallest_and_odd_sizes(void)
 	}
 }
 
+/* Races at the end of a session show once in many: an acknowledgement of COMMIT that followed RUNNING was one. */
+static void moves_often(void)
+{
+	for (unsigned i = 0; i < 80; i++) {
+		struct pair_options o;
+		struct pair p;
+
+		pair_defaults(&o);
+		o.guest.memory = 64 * 4096;
+		o.guest.workload.working_set = 8 * 4096;
+		o.guest.page_table_pages = 1;
+		o.source.policy.max_rounds = 2;
+		pair_run(&p, &o);
+		CHECK_MSG(p.source.rc == 0, "move %u: %s; target: %s", i, p.source.error.text,
+			  p.target.error.text);
+		CHECK_STR(p.source.messages, "");
+		pair_check_and_free(&p);
+	}
+}
+
 static void caps_the_bandwidth(void)
 {
 	struct pair_options o;
@@ -164,5 +184,5 @@ static void passes_through_its_phases_in_order(void)
 
 UNIT_MAIN(TEST(moves_a_running_guest), TEST(moves_over_1_to_16_channels),
 	  TEST(moves_with_each_encoding), TEST(verifies), TEST(moves_what_cannot_be_logged),
-	  TEST(moves_the_smallest_and_odd_sizes), TEST(caps_the_bandwidth),
+	  TEST(moves_the_smallest_and_odd_sizes), TEST(moves_often), TEST(caps_the_bandwidth),
 	  TEST(a_dry_run_touches_nothing), TEST(passes_through_its_phases_in_order))
