@@ -5,15 +5,16 @@
 
 #include "migrate/session_internal.h"
 
-/* Bytes of records that wait between the thread that reads a channel and the one that applies. */
+/* Bytes of buffers that wait between the thread that reads a channel and the one that applies. */
 #define TARGET_QUEUE_BYTES (3u << 20)
 
 struct target;
 
 struct queued {
 	struct queued *next;
-	struct stream_record rec; /* body points behind this structure */
-	size_t bytes;
+	struct stream_record rec; /* body is the buffer */
+	uint8_t *buffer;	  /* owned */
+	size_t bytes;		  /* of it */
 };
 
 struct target_lane {

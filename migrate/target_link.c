@@ -16,6 +16,8 @@
 
 #define RESUME_WAIT_DEFAULT_MS 60000u
 #define ACCEPT_SLICE_MS	       200u
+/* Bodies up to here are copied into a buffer of their size; the reader's buffer is passed on with longer ones. */
+#define COPY_MAX (64u << 10)
 /* An acknowledgement at least every so many bytes; sooner when there is nothing else to do. */
 #define ACK_BYTES (512u << 10)
 
@@ -54,12 +56,18 @@ int target_lane_init(struct target *t, unsigned i, struct pgr_error *err)
 	return decoder_create(&tl->decoder, err);
 }
 
+static void free_queued(struct queued *q)
+{
+	free(q->buffer);
+	free(q);
+}
+
 static void free_queue(struct queued *q)
 {
 	while (q) {
 		struct queued *next = q->next;
 
-		free(q);
+		free_queued(q);
 		q = next;
 	}
 }
@@ -81,51 +89,84 @@ void target_lane_free(struct target_lane *tl)
 
 /* ---- receiver ---- */
 
-static struct queued *get_buffer(struct target_lane *tl, size_t body)
+/* What a record that waits costs: a peer may send any number of empty ones. */
+static size_t queued_cost(const struct queued *q)
+{
+	return sizeof(*q) + q->bytes;
+}
+
+/* A spare with a buffer of least .. most bytes, NULL: there is none. */
+static struct queued *get_spare(struct target_lane *tl, size_t least, size_t most)
 {
 	struct queued *q = NULL;
-	/* Few sizes, so that buffers fit again. */
-	size_t bytes = body <= 8192	  ? 8192
-		       : body <= 65536	  ? 65536
-		       : body <= 262144	  ? 262144
-		       : body <= 1u << 20 ? (1u << 20) + 8192
-					  : PGR_RECORD_MAX;
 
 	pthread_mutex_lock(&tl->lock);
 	for (struct queued **p = &tl->spare; *p; p = &(*p)->next)
-		if ((*p)->bytes >= body) {
+		if ((*p)->bytes >= least && (*p)->bytes <= most) {
 			q = *p;
 			*p = q->next;
-			tl->spare_bytes -= q->bytes;
+			tl->spare_bytes -= queued_cost(q);
 			break;
 		}
 	pthread_mutex_unlock(&tl->lock);
+	return q;
+}
+
+static struct queued *queue_copy(struct target_lane *tl, const struct stream_record *rec)
+{
+	/* Few sizes, so that buffers fit again. */
+	size_t bytes = rec->length <= 8192 ? 8192 : COPY_MAX;
+	struct queued *q = get_spare(tl, bytes, COPY_MAX);
+
 	if (!q) {
-		q = malloc(sizeof(*q) + bytes);
-		if (q)
-			q->bytes = bytes;
+		q = malloc(sizeof(*q));
+		if (!q)
+			return NULL;
+		*q = (struct queued){.buffer = malloc(bytes), .bytes = bytes};
+		if (!q->buffer) {
+			free(q);
+			return NULL;
+		}
 	}
+	if (rec->length)
+		memcpy(q->buffer, rec->body, rec->length);
+	return q;
+}
+
+/* The reader's buffer goes with the record, and the reader goes on with one that has been used up. */
+static struct queued *queue_buffer(struct target_lane *tl)
+{
+	struct stream_reader *r = &tl->reader;
+	struct queued *q = get_spare(tl, COPY_MAX + 1, SIZE_MAX);
+	struct queued taken = {.buffer = r->buffer, .bytes = r->capacity};
+
+	if (!q)
+		q = calloc(1, sizeof(*q));
+	if (!q)
+		return NULL;
+	r->buffer = q->buffer;
+	r->capacity = q->bytes;
+	*q = taken;
 	return q;
 }
 
 static int enqueue(struct target_lane *tl, const struct stream_record *rec, struct pgr_error *err)
 {
-	struct queued *q = get_buffer(tl, rec->length);
+	struct queued *q = rec->length <= COPY_MAX ? queue_copy(tl, rec) : queue_buffer(tl);
 
 	if (!q)
 		return pgr_fail(err, -ENOMEM, "no memory for a received record of %u bytes",
 				rec->length);
 	q->next = NULL;
 	q->rec = *rec;
-	q->rec.body = (uint8_t *)(q + 1);
-	if (rec->length)
-		memcpy(q + 1, rec->body, rec->length);
+	q->rec.body = q->buffer;
 	pthread_mutex_lock(&tl->lock);
-	while (tl->queued_bytes && tl->queued_bytes + q->bytes > TARGET_QUEUE_BYTES && !tl->stop)
+	while (tl->queued_bytes && tl->queued_bytes + queued_cost(q) > TARGET_QUEUE_BYTES &&
+	       !tl->stop)
 		pthread_cond_wait(&tl->changed, &tl->lock);
 	*tl->last = q;
 	tl->last = &q->next;
-	tl->queued_bytes += q->bytes;
+	tl->queued_bytes += queued_cost(q);
 	pthread_cond_broadcast(&tl->changed);
 	pthread_mutex_unlock(&tl->lock);
 	return 0;
@@ -282,13 +323,13 @@ static void *applier_main(void *arg)
 		}
 		pthread_mutex_lock(&tl->lock);
 		tl->busy = false;
-		tl->queued_bytes -= q->bytes;
-		if (tl->queued_bytes + tl->spare_bytes + q->bytes > TARGET_QUEUE_BYTES) {
-			free(q);
+		tl->queued_bytes -= queued_cost(q);
+		if (tl->queued_bytes + tl->spare_bytes + queued_cost(q) > TARGET_QUEUE_BYTES) {
+			free_queued(q);
 		} else {
 			q->next = tl->spare;
 			tl->spare = q;
-			tl->spare_bytes += q->bytes;
+			tl->spare_bytes += queued_cost(q);
 		}
 		pthread_cond_broadcast(&tl->changed);
 	}
