@@ -21,8 +21,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <lz4.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,6 +52,7 @@
 #define LIMIT_RUNS 3
 
 static struct pgr_error err;
+static const uint8_t session[PGR_SESSION_SIZE] = "bench_engine"; /* one at a time */
 static char folder[] = "/tmp/bench_engine.XXXXXX"; /* the identity; one for both ends */
 static bool folder_made;
 
@@ -285,7 +288,20 @@ static int map_populated(struct guest_sink *s, unsigned worker, const uint64_t *
 	return rc;
 }
 
-static void target_main(bool tls, const char *identity)
+static void answer_query(struct end *e)
+{
+	enum pgr_purpose purpose;
+	struct channel *c;
+	unsigned channel;
+
+	if (accept_channel(e, 1000, &channel, &purpose, &c, &err))
+		return;
+	if (purpose == PGR_PURPOSE_QUERY && target_answer(c, session, PGR_STATE_RUNNING, &err))
+		fprintf(stderr, "bench_engine: %s\n", err.text);
+	c->ops->close(c);
+}
+
+__attribute__((noreturn)) static void target_main(bool tls, const char *identity)
 {
 	struct guest_sink_ops populated_before;
 	struct end e = {.tls = tls};
@@ -313,8 +329,12 @@ static void target_main(bool tls, const char *identity)
 	cost = cost_since(cpu, &probe, &result);
 	printf("%.6f %.3f %.6f %.6f\n", cost.cpu, cost.rss_mib, populate_wall, populate_cpu);
 	fflush(stdout);
-	/* The guest runs here now; it ends with the process. */
-	_exit(0);
+	/*
+	 * The guest runs here now; it ends with the process, which the source ends. Until then this is
+	 * what a daemon does for a session that is over.
+	 */
+	for (;;)
+		answer_query(&e);
 }
 
 /* Not by fork(): the guest's pages would become copy-on-write, and the next move would pay. */
@@ -421,15 +441,16 @@ static void move(struct guest_source *g, const struct setting *s, const char *co
 	struct session_result r;
 	struct cost here, there;
 	FILE *answers;
-	pid_t pid = start_target(&e, &answers);
+	pid_t pid;
 	unsigned port;
 	double cpu, wall;
-	int status;
 
+	/* What an earlier move has freed is not this one's. */
+	malloc_trim(0);
+	pid = start_target(&e, &answers);
 	if (e.tls)
 		must(tls_identity_load(folder, &e.id, &err));
-	for (unsigned i = 0; i < sizeof(p.session); i++)
-		p.session[i] = (uint8_t)(i + (unsigned)pid);
+	memcpy(p.session, session, sizeof(session));
 	if (fscanf(answers, "%u", &port) != 1)
 		die("the target did not start");
 	e.port = (uint16_t)port;
@@ -442,9 +463,10 @@ static void move(struct guest_source *g, const struct setting *s, const char *co
 	here.aside_wall = log_wall;
 	here.aside_cpu = log_cpu;
 	if (fscanf(answers, "%lf %lf %lf %lf", &there.cpu, &there.rss_mib, &there.aside_wall,
-		   &there.aside_cpu) != 4 ||
-	    waitpid(pid, &status, 0) != pid || status)
+		   &there.aside_cpu) != 4)
 		die("the target failed");
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
 	fclose(answers);
 	tls_identity_free(e.id);
 	must(g->ops->resume(g, &err));
@@ -675,6 +697,8 @@ int main(int argc, char **argv)
 	if (argc < 3)
 		die("usage: bench_engine --limits|--fill|--move CONTENT ... (see the top of bench_engine.c)");
 	atexit(remove_folder);
+	mallopt(M_MMAP_THRESHOLD,
+		1 << 20); /* what is freed shall go back, for the next move's figure */
 	q.content = parse_content(argv[2]);
 	if (strcmp(argv[1], "--fill") == 0)
 		at++;
