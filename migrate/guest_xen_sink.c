@@ -163,6 +163,8 @@ static int sink_destroy(struct guest_sink *g, struct pgr_error *err)
 	}
 	if (rc)
 		return rc;
+	if (s->made.domid)
+		xen_console_log_remove(s->incoming);
 	s->stage = SINK_EMPTY;
 	s->made = (struct xen_made){0};
 	xen_state_free(&s->in);
@@ -256,6 +258,7 @@ static int sink_start(struct guest_sink *g, struct pgr_error *err)
 					    s->made.domid, s->name);
 	}
 	s->stage = SINK_STARTED;
+	xen_console_log_remove(s->incoming);
 	return 0;
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 /* Where Debian's and upstream's start scripts have it write its process number. */
 static const char *const pid_files[] = {"/run/xenconsoled.pid", "/run/xen/xenconsoled.pid"};
@@ -25,6 +26,17 @@ static bool is_xenconsoled(long pid)
 		is = !strcmp(name, "xenconsoled\n");
 	fclose(f);
 	return is;
+}
+
+void xen_console_log_remove(const char *name)
+{
+	char path[512];
+
+	/* A name with a slash would be another folder's file; no guest's name has one. */
+	if (strchr(name, '/'))
+		return;
+	snprintf(path, sizeof(path), "/var/log/xen/console/guest-%s.log", name);
+	unlink(path);
 }
 
 void xen_console_log_reopen(void)

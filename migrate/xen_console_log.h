@@ -13,4 +13,10 @@
  */
 void xen_console_log_reopen(void);
 
+/*
+ * Remove the log under a name that no domain has any more and that never ran: there is nothing in it
+ * but when it was opened. Best effort, where Debian and upstream put logs. Any thread.
+ */
+void xen_console_log_remove(const char *name);
+
 #endif
