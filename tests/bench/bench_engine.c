@@ -203,7 +203,7 @@ static int connect_channel(void *ctx, unsigned channel, enum pgr_purpose purpose
 	struct end *e = ctx;
 	struct hello h = {channel, purpose};
 	struct iovec iov = {.iov_base = &h, .iov_len = sizeof(h)};
-	struct channel *c;
+	struct channel *c = NULL;
 	int fd;
 	int rc = channel_tcp_connect("127.0.0.1", e->port, TIMEOUT_MS, -1, &fd, why);
 

@@ -126,10 +126,14 @@ static int pair_connect(void *ctx, unsigned channel, enum pgr_purpose purpose, s
 		return pgr_fail(err, -ECONNREFUSED, "injected: nobody listens");
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd))
 		return pgr_fail_errno(err, -errno, "socketpair");
-	if (channel_from_fd(fd[0], PAIR_TIMEOUT_MS, "target", &mine, err))
+	if (channel_from_fd(fd[0], PAIR_TIMEOUT_MS, "target", &mine, err)) {
+		close(fd[1]);
 		return err->code;
-	if (channel_from_fd(fd[1], PAIR_TIMEOUT_MS, "source", &theirs, err))
+	}
+	if (channel_from_fd(fd[1], PAIR_TIMEOUT_MS, "source", &theirs, err)) {
+		mine->ops->close(mine);
 		return err->code;
+	}
 	pthread_mutex_lock(&p->lock);
 	if (purpose != PGR_PURPOSE_QUERY && channel == p->o.fault_channel &&
 	    p->made[channel]++ == p->o.fault_connection && p->o.fault.kind != FAULT_NONE) {
