@@ -41,8 +41,8 @@
  * (tests/bench/bench_encode.c --groups), 16 pages have the best ratio of all sizes on text and
  * binaries, at 0.9 of the speed of larger groups.
  */
-#define LZ4_GROUP    16u
-#define LZ4_DEFAULT  1
+#define LZ4_GROUP   16u
+#define LZ4_DEFAULT 1
 /*
  * zstd gains from all the context that a record has. Level 2 has the same matcher as level 1 with a
  * larger table: on groups of 256 pages it is as fast within the noise and sends 2 to 8 % less; level
@@ -50,7 +50,7 @@
  */
 #define ZSTD_GROUP   PGR_BATCH_MAX
 #define ZSTD_DEFAULT 2
-#define PAGE_WORDS    (PGR_PAGE_SIZE / sizeof(uint64_t))
+#define PAGE_WORDS   (PGR_PAGE_SIZE / sizeof(uint64_t))
 #define DELTA_WORDS_MAX \
 	(PAGE_WORDS / 4) /* a delta with more words is not clearly sparser than the page */
 #define PROBE_ACCELERATION 32

@@ -78,7 +78,7 @@ struct target {
 	uint32_t features;
 	struct target_lane lanes[PGR_CHANNELS_MAX];
 	struct guest_description d;
-	bool created, opened_replied;
+	bool created, opened_replied, refused;
 	bool committed;	   /* the journal may say so */
 	uint64_t until_ns; /* target_wait() fails then; 0: no limit */
 	struct page_ledger ledger;
