@@ -364,7 +364,8 @@ static void give_up(struct target *t, const struct pgr_error *why)
 	} else {
 		target_set_state(t, PGR_STATE_NOT_STARTED);
 	}
-	if (t->opened_replied && !t->file)
+	/* A refusal was the last word. */
+	if (t->lanes[0].greeted && !t->refused && !t->file)
 		if (!target_send(&t->lanes[0], PGR_REC_ABORT, body, session_abort_body(body, why),
 				 &err))
 			linger(t);
@@ -417,6 +418,7 @@ static int receive(struct target *t, struct pgr_error *err)
 	if (rc)
 		return rc;
 	if (refusals.nr) {
+		t->refused = true;
 		linger(t);
 		return pgr_fail(err, -EPERM, "the guest %s was refused: %s", t->d.info.name,
 				refusals.text[0]);

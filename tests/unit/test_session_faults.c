@@ -176,6 +176,9 @@ static void the_sink_fails(void)
 				CHECK_MSG(strstr(p.source.error.text, "target") != NULL, "%s",
 					  p.source.error.text);
 			}
+			/* Also when it fails before its first answer. */
+			if (f == GUEST_SIM_FAULT_PRECHECK && n == 1)
+				CHECK_HAS(p.source.error.text, "says");
 			if (f == GUEST_SIM_FAULT_PRECHECK_REFUSE && n == 1)
 				CHECK_EQ(p.source.rc, -EPERM);
 			pair_check_and_free(&p);

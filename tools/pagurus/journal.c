@@ -376,8 +376,11 @@ struct open_search {
 static int is_open(void *ctx, const struct journal *j)
 {
 	struct open_search *s = ctx;
+	bool arrived = (j->role == JOURNAL_TARGET || j->role == JOURNAL_RESTORE) &&
+		       j->mark == SESSION_MARK_MOVED;
 
-	if (j->done || !j->know_guest || memcmp(j->uuid, s->uuid, sizeof(j->uuid)) ||
+	/* A guest that arrived is this host's own; its process may still be saying goodbye. */
+	if (j->done || arrived || !j->know_guest || memcmp(j->uuid, s->uuid, sizeof(j->uuid)) ||
 	    !memcmp(j->session, s->session, sizeof(j->session)))
 		return 0;
 	s->found = *j;
