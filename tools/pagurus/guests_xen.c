@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "migrate/guest_xen.h"
+#include "migrate/xen_console_log.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/units.h"
 
@@ -146,27 +147,37 @@ int guests_xen_remove_incoming(const uint8_t uuid[16], struct pgr_error *err)
 	if (rc)
 		return rc;
 	/* Never one that has its final name: that is a guest that lives here. */
-	if (incoming_stem(f.name) || !f.name[0])
+	if (incoming_stem(f.name) || !f.name[0]) {
 		rc = destroy_found(&f, err);
+		if (!rc && f.name[0])
+			xen_console_log_remove(f.name);
+	}
 	close_libxl(&f);
 	return rc;
 }
 
+/* As guest_xen's own start: the name first, then the console's log under it, then it runs. */
 int guests_xen_start_incoming(const uint8_t uuid[16], struct pgr_error *err)
 {
 	struct found f;
 	char final[sizeof(f.name)];
 	int rc = find(uuid, &f, err);
+	bool arriving;
 
 	if (rc)
 		return rc;
-	if (incoming_stem(f.name)) {
+	arriving = incoming_stem(f.name) != 0;
+	if (arriving) {
 		snprintf(final, sizeof(final), "%.*s", (int)incoming_stem(f.name), f.name);
 		rc = libxl_said(err, libxl_domain_rename(f.ctx, f.domid, f.name, final), "rename",
 				&f);
+		if (!rc)
+			xen_console_log_reopen();
 	}
 	if (!rc && f.paused)
 		rc = libxl_said(err, libxl_domain_unpause(f.ctx, f.domid, NULL), "unpause", &f);
+	if (!rc && arriving)
+		xen_console_log_remove(f.name);
 	close_libxl(&f);
 	return rc;
 }
