@@ -51,6 +51,19 @@ static int to_pfn(const struct emitter *e, uint64_t frame, uint64_t *pfn, unsign
 			what, vcpu, frame);
 }
 
+static int is_online(const struct emitter *e, unsigned vcpu, bool *online)
+{
+	struct xen_domctl op = {.cmd = XEN_DOMCTL_getvcpuinfo, .domain = (domid_t)e->s->domid};
+	int rc;
+
+	op.u.getvcpuinfo.vcpu = vcpu;
+	rc = xen_domctl(&e->s->calls, &op);
+	if (rc)
+		return pgr_fail_errno(e->err, rc, "vCPU %u of the guest cannot be looked at", vcpu);
+	*online = op.u.getvcpuinfo.online;
+	return 0;
+}
+
 /* *started (may be NULL) false, and nothing read: the vCPU was never brought up. */
 static int get_context(const struct emitter *e, unsigned vcpu, struct vcpu_guest_context *to,
 		       bool *started)
@@ -89,6 +102,7 @@ static int emit_context(const struct emitter *e, unsigned vcpu, uint64_t start_i
 	} * r;
 	unsigned i, frames;
 	uint64_t pfn = 0;
+	bool online = false;
 	int rc;
 
 	r = calloc(1, sizeof(*r));
@@ -98,6 +112,14 @@ static int emit_context(const struct emitter *e, unsigned vcpu, uint64_t start_i
 	rc = get_context(e, vcpu, &r->c, vcpu ? started : NULL);
 	if (rc || !*started)
 		goto out;
+	rc = is_online(e, vcpu, &online);
+	if (rc)
+		goto out;
+	/* Xen gives back the flag that it was once set with, even when the vCPU went down since. */
+	if (online)
+		r->c.flags |= VGCF_online;
+	else
+		r->c.flags &= ~(unsigned long)VGCF_online;
 	if (vcpu == 0)
 		r->c.user_regs.rdx = start_info_pfn;
 	if (r->c.gdt_ents > FIRST_RESERVED_GDT_ENTRY) {
