@@ -82,13 +82,18 @@ def back_at_a():
     runs_at("a")
 
 
+# Changes to the daemon's unit until the next boot.
+DROP_IN = "/run/systemd/system/pagurus.service.d"
+
+
+def drop_in(host, name, *lines):
+    text = "\\n".join(("[Service]", *lines, ""))
+    sh(host, f"mkdir -p {DROP_IN} && printf '{text}' > {DROP_IN}/{name}.conf && systemctl daemon-reload")
+
+
 def with_faults(host, faults):
-    folder = "/run/systemd/system/pagurus.service.d"
-    if faults:
-        sh(host, f"mkdir -p {folder} && printf '[Service]\\nEnvironment=PAGURUS_FAULTS={faults}\\n' > {folder}/fault.conf")
-    else:
-        sh(host, f"rm -rf {folder}")
-    sh(host, "systemctl daemon-reload && systemctl restart pagurus")
+    drop_in(host, "fault", f"Environment=PAGURUS_FAULTS={faults}")
+    sh(host, "systemctl restart pagurus")
 
 
 def prepare():
@@ -96,7 +101,10 @@ def prepare():
         sh(host, "[ -e /etc/pagurus/key.pem ] || pagurus host init")
     sh("a", "pagurus host trust b")
     for host in "ab":
-        sh(host, "rm -rf /run/systemd/system/pagurus.service.d; systemctl daemon-reload; systemctl restart pagurus")
+        sh(host, f"rm -rf {DROP_IN}")
+        # What arrived is not kept for a dead source as long as a user would want it.
+        drop_in(host, "patience", "ExecStart=", "ExecStart=/usr/bin/pagurus daemon --foreground --resume-wait 8s")
+        sh(host, "systemctl restart pagurus")
     wait_until(lambda: sh("a", "pagurus host check b", None).returncode == 0, "the daemon of b")
 
 
@@ -180,7 +188,8 @@ def killed_at(host, point):
     with_faults(host, f"stop@{point}")
     sh("a", f"nohup pagurus migrate --reconnect 9s {GUEST} b > /var/tmp/move.log 2>&1 &")
     wait_until(lambda: re.search(r"^T.*pagurus worker", sh(host, "ps -e -o stat=,args=").stdout, re.M), f"a worker at {point}", SLOW)
-    sh(host, "rm -rf /run/systemd/system/pagurus.service.d; systemctl daemon-reload; systemctl kill -s KILL --kill-who=main pagurus")
+    sh(host, f"rm -f {DROP_IN}/fault.conf; systemctl daemon-reload;"
+       " systemctl kill -s KILL --kill-who=main pagurus")
     journals_over()
     where = [h for h in "ab" if GUEST in domains(h)]
     expect(len(where) == 1, f"{point}: the guest is at {where}")
