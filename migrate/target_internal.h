@@ -30,8 +30,8 @@ struct target_lane {
 	uint64_t verified;   /* pages that hold memory, in the VERIFY round */
 	bool verifying, ended;
 	bool committed; /* COMMIT took effect: RUNNING is the answer, and nothing may come after it */
-	bool usable;  /* initialised */
-	bool greeted; /* had a connection */
+	bool usable;	/* initialised */
+	bool greeted;	/* had a connection */
 	bool replied; /* the answer that must be the first record on this connection was given; under write_lock */
 	bool receiver_done; /* the source has closed; under t->lock */
 	bool quiet;	    /* its connection is being ended on purpose; under t->lock */
