@@ -18,6 +18,13 @@
 
 #define FORMAT_VERSION 1
 
+/*
+ * How long a new session waits for the process of an earlier one of the same guest: the other host hears of a refusal before that process
+ * has ended, and a user may try again at once.
+ */
+#define LEAVING_TRIES	 30u
+#define LEAVING_PAUSE_NS 100000000l
+
 struct journal_file {
 	char dir[PATH_MAX];
 	char name[64];
@@ -391,14 +398,21 @@ int journal_guest_is_free(const char *state, const uint8_t uuid[16],
 			  const uint8_t session[PGR_SESSION_SIZE], struct pgr_error *err)
 {
 	struct open_search *s = calloc(1, sizeof(*s));
+	const struct timespec pause = {.tv_nsec = LEAVING_PAUSE_NS};
 	char hex[UNITS_HEX16];
-	int rc;
+	unsigned tries;
+	int rc = 0;
 
 	if (!s)
 		return pgr_fail(err, -ENOMEM, "no memory for a look at the journal");
 	s->uuid = uuid;
 	s->session = session;
-	rc = journal_each(state, is_open, NULL, s);
+	for (tries = 0; tries < LEAVING_TRIES; tries++) {
+		rc = journal_each(state, is_open, NULL, s);
+		if (rc <= 0 || !journal_is_locked(state, s->found.session))
+			break;
+		nanosleep(&pause, NULL);
+	}
 	if (rc > 0)
 		rc = pgr_fail(
 			err, -EBUSY,

@@ -64,7 +64,7 @@ void journal_close(struct journal_file *f);
 /* Read without lock. */
 int journal_read(const char *state, const uint8_t session[PGR_SESSION_SIZE], struct journal *j,
 		 struct pgr_error *err);
-/* Whether a process works on it. */
+/* Whether another process works on it. Not for a session of this process: looking would drop its lock, as fcntl locks are. */
 bool journal_is_locked(const char *state, const uint8_t session[PGR_SESSION_SIZE]);
 /* Call each() for every journal; a file that cannot be read is reported through bad(). Returns the first non-zero of each(). */
 int journal_each(const char *state, int (*each)(void *ctx, const struct journal *j),
@@ -79,7 +79,7 @@ int journal_remove(const char *state, const uint8_t session[PGR_SESSION_SIZE],
  */
 int journal_lock_guest(const char *state, const uint8_t uuid[16],
 		       const uint8_t session[PGR_SESSION_SIZE], int *fd, struct pgr_error *err);
-/* The second half alone, for a guest that arrives. */
+/* The second half alone, for a guest that arrives. Waits a few seconds for a process that is about to end its session. */
 int journal_guest_is_free(const char *state, const uint8_t uuid[16],
 			  const uint8_t session[PGR_SESSION_SIZE], struct pgr_error *err);
 
