@@ -169,6 +169,15 @@ class Rig:
 
     def __enter__(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="pagurus-test-"))
+        self.hosts = {}
+        try:
+            self.set_up()
+        except BaseException as error:
+            self.__exit__(type(error))
+            raise
+        return self
+
+    def set_up(self):
         self.hosts = {name: Host(self, name) for name in self.names}
         for host in self.hosts.values():
             host.run("host", "init", "--name", host.name).must(0)
@@ -179,7 +188,6 @@ class Rig:
         if self.want_start:
             for host in self.hosts.values():
                 host.start()
-        return self
 
     def __getattr__(self, name):
         if name in self.__dict__.get("hosts", {}):
