@@ -58,15 +58,16 @@ static int is_online(const struct emitter *e, unsigned vcpu, bool *online)
 
 	op.u.getvcpuinfo.vcpu = vcpu;
 	rc = xen_domctl(&e->s->calls, &op);
+	/* A hole in the numbers. */
+	if (rc == -ESRCH && vcpu)
+		return 0;
 	if (rc)
 		return pgr_fail_errno(e->err, rc, "vCPU %u of the guest cannot be looked at", vcpu);
 	*online = op.u.getvcpuinfo.online;
 	return 0;
 }
 
-/* *started (may be NULL) false, and nothing read: the vCPU was never brought up. */
-static int get_context(const struct emitter *e, unsigned vcpu, struct vcpu_guest_context *to,
-		       bool *started)
+static int get_context(const struct emitter *e, unsigned vcpu, struct vcpu_guest_context *to)
 {
 	struct xen_calls *calls = &e->s->calls;
 	struct xen_domctl op = {.cmd = XEN_DOMCTL_getvcpucontext, .domain = (domid_t)e->s->domid};
@@ -80,21 +81,12 @@ static int get_context(const struct emitter *e, unsigned vcpu, struct vcpu_guest
 	rc = xen_domctl(calls, &op);
 	memcpy(to, shared, sizeof(*to));
 	xen_calls_free(calls, shared);
-	if (started && (rc == -ENODATA || rc == -ESRCH)) {
-		*started = false;
-		return 0;
-	}
 	if (rc)
 		return pgr_fail_errno(e->err, rc, "vCPU %u of the guest cannot be read", vcpu);
 	return 0;
 }
 
-/*
- * A vCPU that was switched off is sent as well: it waits in the hypercall in which it went down, and
- * goes on from there when it is switched on again. That it is off is in its flags.
- */
-static int emit_context(const struct emitter *e, unsigned vcpu, uint64_t start_info_pfn,
-			bool *started)
+static int emit_context(const struct emitter *e, unsigned vcpu, uint64_t start_info_pfn)
 {
 	struct {
 		struct pgr_vcpu head;
@@ -102,24 +94,15 @@ static int emit_context(const struct emitter *e, unsigned vcpu, uint64_t start_i
 	} * r;
 	unsigned i, frames;
 	uint64_t pfn = 0;
-	bool online = false;
 	int rc;
 
 	r = calloc(1, sizeof(*r));
 	if (!r)
 		return pgr_fail(e->err, -ENOMEM, "no memory for a vCPU");
 	r->head.vcpu = vcpu;
-	rc = get_context(e, vcpu, &r->c, vcpu ? started : NULL);
-	if (rc || !*started)
-		goto out;
-	rc = is_online(e, vcpu, &online);
+	rc = get_context(e, vcpu, &r->c);
 	if (rc)
 		goto out;
-	/* Xen gives back the flag that it was once set with, even when the vCPU went down since. */
-	if (online)
-		r->c.flags |= VGCF_online;
-	else
-		r->c.flags &= ~(unsigned long)VGCF_online;
 	if (vcpu == 0)
 		r->c.user_regs.rdx = start_info_pfn;
 	if (r->c.gdt_ents > FIRST_RESERVED_GDT_ENTRY) {
@@ -266,14 +249,27 @@ out:
 	return rc;
 }
 
+/*
+ * A vCPU that is switched off is not sent. By the interface a guest that resumes in a new domain takes
+ * every vCPU that was off for one that was never started, and starts it anew (Linux has a BUG() for
+ * one that exists already).
+ */
 static int emit_vcpu(const struct emitter *e, unsigned vcpu, uint64_t start_info_pfn)
 {
-	bool started = true;
-	int rc = emit_context(e, vcpu, start_info_pfn, &started);
+	bool online = false;
+	int rc = is_online(e, vcpu, &online);
 
-	if (rc || !started)
+	if (rc)
 		return rc;
-	rc = emit_extended(e, vcpu);
+	if (!online && vcpu == 0)
+		return pgr_fail(
+			e->err, -EINVAL,
+			"vCPU 0 of the guest is switched off: a guest has to suspend on vCPU 0");
+	if (!online)
+		return 0;
+	rc = emit_context(e, vcpu, start_info_pfn);
+	if (!rc)
+		rc = emit_extended(e, vcpu);
 	if (!rc)
 		rc = emit_xsave(e, vcpu);
 	if (!rc)
@@ -348,7 +344,7 @@ int xen_source_state(struct xen_source *s, guest_state_fn *fn, void *ctx, struct
 	if (rc)
 		pgr_fail_errno(err, rc, "domain %u cannot be looked at", s->domid);
 	if (!rc)
-		rc = get_context(&e, 0, c, NULL);
+		rc = get_context(&e, 0, c);
 	/* The suspend hypercall has the frame of start_info as its third argument. */
 	if (!rc)
 		rc = to_pfn(&e, c->user_regs.rdx, &info.start_info_pfn, 0, "start_info");
