@@ -38,7 +38,7 @@ LDFLAGS += $(SANITIZE)
 else
 CPPFLAGS += -D_FORTIFY_SOURCE=2
 endif
-LIBS := -lssl -lcrypto -llz4 -lzstd -ldeflate -ljansson -lpthread -lm
+LIBS := -lssl -lcrypto -llz4 -lzstd -lisal -lIPSec_MB -ljansson -lpthread -lm
 XEN_LIBS := -lxenlight -lxenctrl -lxenforeignmemory -lxencall -lxenstore -lxentoollog
 
 # The parts. Everything that talks to a hypervisor is in files named *xen*, in a library of its own.

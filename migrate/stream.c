@@ -11,7 +11,7 @@
 #include "migrate/stream.h"
 
 #include <errno.h>
-#include <libdeflate.h>
+#include <isa-l/crc.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,8 +24,7 @@ static const uint8_t zeroes[8];
 
 uint32_t stream_crc(uint32_t crc, const void *data, size_t length)
 {
-	/* libdeflate takes a null buffer for "give me the initial value". */
-	return length ? libdeflate_crc32(crc, data, length) : crc;
+	return crc32_gzip_refl(crc, data, length);
 }
 
 uint64_t stream_page_digest(uint64_t pfn, uint32_t page_crc)
