@@ -89,7 +89,7 @@ int source_wait(struct source *s, bool (*done)(struct source *s), uint64_t until
 		struct pgr_error *err);
 /*
  * Add a record from the main thread. Unlike lane_append() it goes on looking after the connections while there is no room: nobody else
- * would make a lost one again, or notice a cancellation. Errors: lane_append's, source_wait's.
+ * would make a lost one again, or notice a cancellation. Errors: the session's failure when it has failed, lane_append's, source_wait's.
  */
 int source_append(struct source *s, unsigned lane, uint32_t type, const struct iovec *parts,
 		  unsigned nr, struct pgr_error *err);

@@ -201,7 +201,10 @@ static int hear(struct source_lane *sl, const struct stream_record *rec, struct 
 		break;
 	case PGR_REC_ABORT:
 		snprintf(who, sizeof(who), "the target %s", sl->in->peer);
-		return session_abort_error(err, who, rec);
+		rc = session_abort_error(err, who, rec);
+		/* At once: where the connection is being given up as lost, what ends the listener is not looked at. */
+		source_fail(s, err);
+		return rc;
 	default:
 		break;
 	}
@@ -391,6 +394,14 @@ static uint64_t retry_until(struct source *s, uint64_t patience_ns)
 	return s->retry_to;
 }
 
+/* What the session failed of, if it did. Caller holds lock. */
+static int failure(const struct source *s, struct pgr_error *err)
+{
+	if (s->failed)
+		*err = s->error;
+	return s->failed;
+}
+
 /* Make all connections again. */
 static int reconnect(struct source *s, struct pgr_error *err)
 {
@@ -426,8 +437,11 @@ static int reconnect(struct source *s, struct pgr_error *err)
 		source_unlink(s);
 		pthread_mutex_lock(&s->lock);
 		s->lost = false;
+		rc = failure(s, err);
 		pthread_mutex_unlock(&s->lock);
-		rc = 0;
+		/* The target's last word, heard while its connection went away. */
+		if (rc)
+			return rc;
 		for (unsigned i = 0; !rc && i < s->nr; i++)
 			rc = resume_one(s, i, &last);
 		if (!rc && session_now_ns() <= until)
@@ -507,11 +521,9 @@ int source_wait(struct source *s, bool (*done)(struct source *s), uint64_t until
 		uint64_t wake = session_now_ns() + 100000000ull;
 
 		/* RUNNING is the last word: whatever goes wrong on the connection after it changes nothing. */
-		if (s->failed && !s->have_running) {
-			*err = s->error;
-			rc = s->failed;
+		rc = s->have_running ? 0 : failure(s, err);
+		if (rc)
 			break;
-		}
 		if (done(s))
 			break;
 		watch_silence(s);
@@ -563,6 +575,15 @@ int source_append(struct source *s, unsigned lane, uint32_t type, const struct i
 	s->want_bytes = session_record_bytes(parts, nr);
 	do {
 		rc = lane_try_append(&s->lanes[lane].lane, type, parts, nr, err);
+		if (rc == -ECANCELED) {
+			int failed;
+
+			/* A lane is cancelled because the session has failed, and that is what the user wants to know. */
+			pthread_mutex_lock(&s->lock);
+			failed = failure(s, err);
+			pthread_mutex_unlock(&s->lock);
+			return failed ? failed : rc;
+		}
 		if (rc != -EAGAIN)
 			return rc;
 		rc = source_wait(s, have_room, 0, err);

@@ -108,6 +108,31 @@ static void watch_fault(struct pair *p, struct channel *c)
 	c->ops = &watched_ops;
 }
 
+/* The main thread adds records while the session fails, however fast it is otherwise. */
+static const struct guest_source_ops *source_ops;
+static struct guest_source_ops endless_ops;
+
+static int endless_state(struct guest_source *g, guest_state_fn *emit, void *ctx,
+			 struct pgr_error *err)
+{
+	const struct timespec pause = {.tv_nsec = 1000000};
+	int rc = source_ops->state(g, emit, ctx, err);
+
+	while (!rc) {
+		nanosleep(&pause, NULL);
+		rc = emit(ctx, PGR_REC_KEEPALIVE, NULL, 0, err);
+	}
+	return rc;
+}
+
+static void make_state_endless(struct guest_source *g)
+{
+	source_ops = g->ops;
+	endless_ops = *g->ops;
+	endless_ops.state = endless_state;
+	g->ops = &endless_ops;
+}
+
 static int pair_connect(void *ctx, unsigned channel, enum pgr_purpose purpose, struct channel **out,
 			struct pgr_error *err)
 {
@@ -265,6 +290,8 @@ void pair_run(struct pair *p, const struct pair_options *o)
 	CHECK_MSG(!guest_sim_source_open(p->guest, o->source_fault.point ? &o->source_fault : NULL,
 					 o->source_fault.point ? 1 : 0, &p->g, &err),
 		  "%s", err.text);
+	if (o->state_without_end)
+		make_state_endless(p->g);
 	CHECK_MSG(!guest_sim_sink_open(&o->sink, o->sink_fault.point ? &o->sink_fault : NULL,
 				       o->sink_fault.point ? 1 : 0, &p->s, &err),
 		  "%s", err.text);

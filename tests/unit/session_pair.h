@@ -47,6 +47,7 @@ struct pair_options {
 	enum session_phase source_cancel, target_cancel; /* 0 (CONNECT): never */
 	unsigned lose_join; /* channel whose JOIN connection never reaches the target; 0: none */
 	bool target_dies_silently; /* when the target has ended nobody answers */
+	bool state_without_end; /* behind the guest's state come keepalives until one cannot be sent */
 };
 
 struct pair {

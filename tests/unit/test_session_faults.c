@@ -185,6 +185,24 @@ static void the_sink_fails(void)
 		}
 }
 
+/* The reason comes while the source's main thread is adding records: its lane is cancelled before it looks for a failure. */
+static void the_reason_wins_over_the_cancelled_lane(void)
+{
+	struct pair_options o;
+	struct pair p;
+
+	small(&o);
+	o.state_without_end = true;
+	o.sink_fault = (struct guest_sim_fault){.point = GUEST_SIM_FAULT_SINK_STATE};
+	pair_run(&p, &o);
+	CHECK_MSG(strstr(p.source.error.text, "the target") &&
+			  strstr(p.source.error.text,
+				 guest_sim_fault_name(GUEST_SIM_FAULT_SINK_STATE)),
+		  "%d %s", p.source.rc, p.source.error.text);
+	CHECK_EQ(p.source.rc, -EIO);
+	pair_check_and_free(&p);
+}
+
 static void the_journal_fails(void)
 {
 	for (unsigned n = 1; n <= 4; n++) {
@@ -281,5 +299,6 @@ UNIT_MAIN(TEST(cut_at_every_write), TEST(cut_at_every_write_of_a_further_channel
 	  TEST(cut_at_every_read), TEST(cut_in_the_middle_of_records),
 	  TEST(a_changed_bit_is_refused), TEST(a_changed_bit_from_the_target),
 	  TEST(the_channel_fails_otherwise), TEST(cut_for_good), TEST(the_source_guest_fails),
-	  TEST(the_sink_fails), TEST(the_journal_fails), TEST(cancelled_in_each_phase),
+	  TEST(the_sink_fails), TEST(the_reason_wins_over_the_cancelled_lane),
+	  TEST(the_journal_fails), TEST(cancelled_in_each_phase),
 	  TEST(memory_is_short_at_the_source), TEST(a_guest_too_big_is_refused))
