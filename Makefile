@@ -199,6 +199,7 @@ lab: setup-build setup-lab
 	@echo '  tests/lab/lab down                 end it'
 
 -include tools/install.mk
+-include vmm/vmm.mk
 
 clean:
 	rm -rf build build-san

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/* What the boot loader gave us, in one form whichever protocol it speaks. Valid for good; contents of modules until they are freed. */
+#ifndef VMM_BOOT_BOOT_H
+#define VMM_BOOT_BOOT_H
+
+#include "vmm/lib/types.h"
+
+#define BOOT_RANGES_MAX	 256
+#define BOOT_MODULES_MAX 8
+
+enum range_type {
+	RANGE_RAM = 1,
+	RANGE_RESERVED = 2,
+	RANGE_ACPI = 3,
+	RANGE_NVS = 4,
+	RANGE_BAD = 5
+}; /* E820 */
+
+struct boot_range {
+	uint64_t start, end; /* end is behind */
+	uint32_t type;
+};
+
+struct boot_module {
+	uint64_t start, bytes; /* machine address */
+	char command[1024];    /* its first word is the file's name with some loaders */
+};
+
+struct boot_info {
+	char loader[64];
+	char command_line[2048]; /* without the file's name */
+	unsigned nr_ranges;
+	struct boot_range range[BOOT_RANGES_MAX]; /* sorted, disjoint */
+	unsigned nr_modules;
+	struct boot_module module[BOOT_MODULES_MAX];
+	uint64_t rsdp; /* machine address, or 0: search */
+	bool efi;
+	uint64_t efi_system_table;
+	/* text mode or frame buffer as dom0 wants to know it */
+	bool has_framebuffer;
+	uint64_t fb_address;
+	uint32_t fb_pitch, fb_width, fb_height;
+	uint8_t fb_bpp, fb_type, fb_red_pos, fb_red_size, fb_green_pos, fb_green_size, fb_blue_pos,
+		fb_blue_size;
+};
+extern struct boot_info boot_info;
+
+/* From the protocol's magic and pointer (machine address, below 4 GiB). 0 or -EINVAL with a line in the log. */
+int multiboot_parse(uint32_t magic, uint32_t info);
+
+/* The command line's words, checked and put into this; unknown ones are named in the log. */
+struct boot_options {
+	char console[16]; /* "com1", "com2", "vga", "none" */
+	char com[2][64];
+	uint64_t dom0_mem, dom0_mem_min, dom0_mem_max; /* bytes, 0: not given */
+	unsigned dom0_max_vcpus;		       /* 0: as many as CPUs */
+	unsigned maxcpus;			       /* 0: all */
+	bool noreboot;
+	int smep, smap, xpti, spec_ctrl; /* -1: as is best */
+	bool sync_console;
+	bool tsc_unstable;
+};
+extern struct boot_options boot_options;
+void options_parse(const char *command_line);
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* What a guest sees of the processor: CPUID, MSRs, control registers, extended state. */
+#ifndef VMM_CPU_POLICY_H
+#define VMM_CPU_POLICY_H
+
+#include "vmm/cpu/regs.h"
+#include "vmm/domain/domain.h"
+
+/* What this processor has and the hypervisor uses; filled in at boot, shown in the log. */
+struct cpu_features {
+	bool smep, smap, pcid, invpcid, fsgsbase, xsave, xsaveopt, xsavec, nx, page1gb, pge, umip;
+	bool x2apic, tsc_deadline, invariant_tsc, rdtscp, ibpb, stibp, ibrs, arch_caps;
+	bool amd; /* or Hygon */
+	unsigned phys_bits;
+	uint64_t xcr0; /* all that the processor has and we allow */
+	uint32_t xsave_bytes;
+	char brand[49];
+};
+extern struct cpu_features cpu_features;
+void cpu_features_init(void);
+
+/* CPUID as the vCPU sees it, hypervisor leaves (0x40000000) included. */
+struct cpuid policy_cpuid(const struct vcpu *v, uint32_t leaf, uint32_t subleaf);
+/* 0, or -EPERM: the guest gets #GP. */
+int policy_rdmsr(struct vcpu *v, uint32_t msr, uint64_t *value);
+int policy_wrmsr(struct vcpu *v, uint32_t msr, uint64_t value);
+/* CR0 and CR4 writes of a guest: what of them counts; 0 or -EPERM. */
+uint64_t policy_read_cr(struct vcpu *v, unsigned cr);
+int policy_write_cr(struct vcpu *v, unsigned cr, uint64_t value);
+
+/* ---- extended state (fpu.c) ---- */
+void fpu_init(void);	 /* first CPU */
+void fpu_init_cpu(void); /* every CPU */
+int fpu_vcpu_init(struct vcpu *v);
+void fpu_vcpu_free(struct vcpu *v);
+void fpu_save(struct vcpu *v);	  /* out of the processor */
+void fpu_restore(struct vcpu *v); /* into it; nothing of another vCPU remains */
+/* XSETBV of a guest: 0 or -EPERM. */
+int fpu_xsetbv(struct vcpu *v, uint32_t index, uint64_t value);
+uint64_t fpu_xcr0(const struct vcpu *v);
+/* The legacy 512 bytes, for vcpu_guest_context. */
+void fpu_get_legacy(const struct vcpu *v, void *out512);
+void fpu_set_legacy(struct vcpu *v, const void *in512);
+
+#endif

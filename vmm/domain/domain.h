@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Domains and their vCPUs.
+ *
+ * A domain is found by its number under a reference count (domain_get) and freed when its last reference has gone and domain_relinquish has
+ * given up all that it had. A vCPU lives as long as its domain.
+ */
+#ifndef VMM_DOMAIN_DOMAIN_H
+#define VMM_DOMAIN_DOMAIN_H
+
+#include "vmm/lib/xen.h"
+#include <xen/vcpu.h>
+
+#include "vmm/cpu/pcpu.h"
+#include "vmm/lib/bitmap.h"
+#include "vmm/lib/list.h"
+#include "vmm/lib/lock.h"
+#include "vmm/lib/rangeset.h"
+#include "vmm/lib/types.h"
+#include "vmm/mm/frame.h"
+#include "vmm/sched/timer.h"
+
+#define MAX_VCPUS  64 /* of a domain */
+#define DOMID_LAST (DOMID_FIRST_RESERVED - 1u)
+#define GDT_PAGES  14 /* a guest's; the others of the window are the hypervisor's */
+#define LDT_PAGES  16
+#define NR_IRQS	   1024 /* pirqs: GSIs first */
+
+struct domain;
+struct evtchn_state; /* hypercall/event_channel.c */
+struct grant_state;  /* hypercall/grant_table.c */
+struct xsave_state;  /* cpu/fpu.c */
+
+enum run_state { VCPU_RUNNING, VCPU_RUNNABLE, VCPU_BLOCKED, VCPU_OFFLINE }; /* RUNSTATE_* */
+_Static_assert(RUNSTATE_running == 0 && RUNSTATE_offline == 3, "the numbers are the ABI's");
+
+struct trap_handler {
+	uint64_t address;
+	uint16_t cs;
+	uint8_t flags; /* TI_GET_DPL, TI_GET_IF */
+};
+
+struct vcpu {
+	struct domain *domain;
+	unsigned id;
+
+	/* Registers while the vCPU does not run; while it runs they are in its CPU's guest_frame(). */
+	struct cpu_user_regs regs;
+	uint64_t fs_base, gs_base_kernel, gs_base_user;
+	struct xsave_state *fpu;
+	bool fpu_used;	  /* initialised: there is state to load */
+	bool ts;	  /* the guest has set CR0.TS (fpu_taskswitch) */
+	bool kernel_mode; /* it runs on its kernel's tables */
+	bool in_syscall; /* the frame comes from SYSCALL: SYSRET may return to it (reserved for entry.S) */
+
+	/* Address space: frames held as TYPE_L4. */
+	mfn_t table_kernel, table_user; /* MFN_NONE: none */
+	uint64_t cr3;			/* what is or will be loaded */
+
+	/* Descriptor tables: frames held as TYPE_DESC. */
+	mfn_t gdt[GDT_PAGES];
+	unsigned gdt_entries;
+	uint64_t ldt_base;
+	unsigned ldt_entries;
+	mfn_t ldt[LDT_PAGES]; /* mapped so far */
+
+	/* Entry points. */
+	struct trap_handler trap[256];
+	uint64_t callback, failsafe, syscall_entry, syscall32_entry, sysenter_entry;
+	uint16_t syscall32_cs, sysenter_cs;
+	bool syscall_disables_events, syscall32_disables_events, sysenter_disables_events;
+	bool failsafe_disables_events;
+	uint64_t nmi_entry;
+	uint64_t kernel_sp;
+	uint16_t kernel_ss;
+	uint64_t ctrlreg[8]; /* 0, 2 and 4 as the guest sees them */
+	uint64_t debugreg[8];
+	unsigned iopl; /* 0..3 as asked by PHYSDEVOP_set_iopl; 1: the kernel only */
+	guest_va_t iobmp;
+	unsigned iobmp_ports;
+
+	/* Shared with the guest. */
+	struct vcpu_info *info; /* in the shared page, or where register_vcpu_info put it */
+	mfn_t info_frame;	/* held writable; MFN_NONE: the shared page */
+	guest_va_t runstate_area;
+	guest_va_t time_area;	    /* secondary vcpu_time_info; 0: none */
+	struct vcpu_time_info time; /* what was last written */
+
+	/* Scheduling; owned by sched/, under the run queue's lock. */
+	struct pcpu *processor;
+	struct list queue;
+	enum run_state state;
+	uint64_t state_since, state_time[4]; /* ns */
+	unsigned pause_count;		     /* does not run while it is not 0; atomic */
+	bool down;			     /* not brought up (VCPUOP_up), or taken down */
+	bool initialised;
+	bool blocked; /* waits for an event */
+	bool poll;    /* waits in SCHEDOP_poll */
+	uint32_t poll_port;
+	uint64_t affinity; /* CPUs that it may run on */
+	int64_t credit;
+	bool running; /* some CPU has it loaded */
+
+	struct timer timer;    /* singleshot */
+	struct timer periodic; /* set_periodic_timer */
+	struct timer poll_timer;
+	uint64_t period;
+	uint16_t virq_port[NR_VIRQS];
+	bool nmi_pending, nmi_masked;
+};
+
+struct domain {
+	domid_t id;
+	uint32_t refs;
+	uint8_t uuid[16];
+	bool privileged; /* dom0 */
+	bool idle;	 /* the domain of the idle vCPUs */
+	bool dying, shut_down, crashed;
+	uint8_t shutdown_code;
+	unsigned pause_count; /* by the toolstack; atomic */
+	bool unpaused_once;
+
+	spinlock_t lock;
+	spinlock_t page_lock; /* types of its tables */
+
+	struct domain *next; /* list of all, by id */
+
+	/* Memory, under page_lock. */
+	uint32_t pages_first, pages_last; /* its frames; struct frame.next/prev */
+	uint64_t pages, pages_max;
+	uint64_t shared_frames; /* of the hypervisor's that it shares */
+	uint64_t vm_assist;
+	struct shared_info *shared_info;
+	uint64_t dirty_cpus; /* CPUs that may have TLB entries of it */
+
+	struct vcpu *vcpu[MAX_VCPUS];
+	unsigned nr_vcpus;
+
+	struct evtchn_state *events;
+	struct grant_state *grants;
+	struct rangeset io_ports, io_frames, irqs; /* what it may use */
+	unsigned weight, cap;
+	int64_t time_offset; /* seconds */
+	uint64_t created_ns;
+	uint32_t ssidref;
+	uint64_t tsc_khz;
+	unsigned suspend_evtchn;
+	uint64_t console_mfn, xenstore_mfn;
+	char handle_name[16];
+};
+
+extern struct domain *dom0;
+extern struct domain *domain_list;
+extern spinlock_t domain_list_lock;
+
+/* A reference to the domain of that number; DOMID_SELF: the caller's. NULL: there is none. */
+struct domain *domain_get(domid_t id);
+void domain_put(struct domain *d);
+/* A new one, paused, without vCPUs or memory. -EEXIST, -ENOMEM. */
+int domain_create(domid_t id, bool privileged, struct domain **out);
+int vcpu_create(struct domain *d, unsigned id, struct vcpu **out);
+
+void domain_pause(struct domain *d);
+void domain_unpause(struct domain *d);
+/* The guest ends itself or is ended: vCPUs stop, the toolstack is told; dom0: the machine goes down. */
+void domain_shutdown(struct domain *d, uint8_t reason);
+/* The guest's fault and it cannot go on; the current vCPU's domain. Prints why, with the registers. */
+void domain_crash(struct domain *d, const char *why, ...) __attribute__((format(printf, 2, 3)));
+
+/* A frame of the hypervisor's becomes visible to the domain, which may map it (shared info, grant tables). */
+void domain_share(struct domain *d, mfn_t m);
+
+/* Give the domain's frame to it: owner, list of pages, count. The frame has one reference, the owner's. */
+void domain_add_frame(struct domain *d, struct frame *f);
+void domain_remove_frame(struct domain *d, struct frame *f);
+
+#endif

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* Event channels: what other rooms use of them. The hypercall is in event_channel.c. Any context with the event lock free. */
+#ifndef VMM_HYPERCALL_EVENT_CHANNEL_H
+#define VMM_HYPERCALL_EVENT_CHANNEL_H
+
+#include "vmm/domain/domain.h"
+
+int events_create(struct domain *d);   /* -ENOMEM */
+void events_destroy(struct domain *d); /* closes all; the domain is dying */
+
+/* A virtual interrupt: VIRQ_TIMER and the like for a vCPU, global ones for the domain that has bound them. */
+void send_vcpu_virq(struct vcpu *v, unsigned virq);
+void send_global_virq(unsigned virq); /* to dom0 */
+/* A physical one; false: the domain has not bound it. */
+bool send_pirq(struct domain *d, unsigned pirq);
+/* A port of the domain itself, as its peer would (poll, xenbus): 0, -EINVAL. */
+int send_port(struct domain *d, uint32_t port);
+/* Set the vCPU's upcall flag and wake it. */
+void vcpu_mark_events_pending(struct vcpu *v);
+/* It would take an event at once when entered. */
+static inline bool vcpu_event_deliverable(const struct vcpu *v)
+{
+	return READ_ONCE(v->info->evtchn_upcall_pending) && !READ_ONCE(v->info->evtchn_upcall_mask);
+}
+/* An unbound port of d for remote, made by the hypervisor or the toolstack (dom0 builder). Port or negative. */
+int evtchn_alloc_unbound_port(struct domain *d, domid_t remote);
+bool evtchn_port_pending(struct domain *d, uint32_t port);
+/* Debug key. */
+void events_dump(struct domain *d);
+
+#endif

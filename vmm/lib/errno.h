@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT */
+/* The error numbers of the ABI, by their usual names: xen/errno.h without its prefix. */
+#ifndef VMM_LIB_ERRNO_H
+#define VMM_LIB_ERRNO_H
+
+#ifdef VMM_HOSTED
+#include <errno.h>
+#ifndef ERESTART
+#define ERESTART 85
+#endif
+#else
+#define XEN_ERRNO(name, value) name = (value),
+enum errno_value {
+#include <xen/errno.h>
+};
+#endif
+
+#endif

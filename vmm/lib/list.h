@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/* A doubly linked ring with a head in it. */
+#ifndef VMM_LIB_LIST_H
+#define VMM_LIB_LIST_H
+
+#include "vmm/lib/types.h"
+
+struct list {
+	struct list *next, *prev;
+};
+
+#define LIST_INIT(name)          \
+	{                        \
+		&(name), &(name) \
+	}
+
+static inline void list_init(struct list *l)
+{
+	l->next = l->prev = l;
+}
+
+static inline bool list_empty(const struct list *l)
+{
+	return l->next == l;
+}
+
+static inline void list_add_tail(struct list *head, struct list *item)
+{
+	item->prev = head->prev;
+	item->next = head;
+	head->prev->next = item;
+	head->prev = item;
+}
+
+static inline void list_add(struct list *head, struct list *item)
+{
+	list_add_tail(head->next, item);
+}
+
+/* The item becomes a ring of its own, so that removing twice does no harm. */
+static inline void list_del(struct list *item)
+{
+	item->prev->next = item->next;
+	item->next->prev = item->prev;
+	list_init(item);
+}
+
+#define list_entry(p, type, member) container_of(p, type, member)
+#define list_for_each(p, head)	    for (struct list *p = (head)->next; (p) != (head); (p) = (p)->next)
+#define list_for_each_safe(p, after, head)                                   \
+	for (struct list *p = (head)->next, *after = p->next; (p) != (head); \
+	     (p) = (after), (after) = (p)->next)
+
+#endif

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the hypervisor says: to the serial console and into a ring that `xl dmesg` reads. Any context, any CPU; lines of one call
+ * stay together. Formats: %d %u %x %lx %llx %p %s %c, widths, 0 and - flags; no floating point.
+ */
+#ifndef VMM_LIB_PRINT_H
+#define VMM_LIB_PRINT_H
+
+#include <stdarg.h>
+
+#include "vmm/lib/types.h"
+
+enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
+#define LOG_RING_BYTES (64u << 10)
+
+/* What is printed to the console; the ring gets everything. From the command line's loglvl=. */
+extern enum log_level log_console_level;
+
+/* One line or several; a missing newline is added. */
+void log_print(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#define log_error(...)	 log_print(LOG_ERROR, __VA_ARGS__)
+#define log_warning(...) log_print(LOG_WARNING, __VA_ARGS__)
+#define log_info(...)	 log_print(LOG_INFO, __VA_ARGS__)
+#define log_debug(...)	 log_print(LOG_DEBUG, __VA_ARGS__)
+
+/* Bytes of a guest's console, as they are. */
+void log_raw(const char *text, size_t length);
+
+/*
+ * Copy what the ring holds from position *index on (0: from its oldest byte); returns the number of bytes copied and moves *index behind
+ * them. For sysctl readconsole.
+ */
+size_t log_read(uint32_t *index, char *out, size_t size);
+void log_clear(void);
+
+int format_string(char *out, size_t size, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+int format_string_v(char *out, size_t size, const char *format, va_list args)
+	__attribute__((format(printf, 3, 0)));
+
+#endif

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The frame table: who owns each page of RAM and what it is used for. How the words change is in mm/page_type.c, which holds the
+ * isolation argument.
+ */
+#ifndef VMM_MM_FRAME_H
+#define VMM_MM_FRAME_H
+
+#include "vmm/lib/types.h"
+
+struct domain;
+
+#define FRAME_NONE 0xffffffffu
+
+/* What a frame may be used as. One at a time, while it is counted. */
+enum page_type {
+	TYPE_NONE,
+	TYPE_L1,
+	TYPE_L2,
+	TYPE_L3,
+	TYPE_L4,
+	TYPE_DESC, /* descriptor table page */
+	TYPE_WRITABLE,
+};
+
+/*
+ * The type word. count: typed references. VALID: a table all of whose entries hold their references. PARTIAL: a table with count 0 whose
+ * first `progress` entries do, because the work was interrupted; PENDING: the next entry's table is PARTIAL itself, without
+ * a reference from here. PINNED: one of the references is the guest's pin.
+ */
+#define TYPE_COUNT_MASK	    0xffffffffull
+#define TYPE_SHIFT	    32
+#define TYPE_MASK	    (7ull << TYPE_SHIFT)
+#define TYPE_VALID	    (1ull << 35)
+#define TYPE_PINNED	    (1ull << 36)
+#define TYPE_PARTIAL	    (1ull << 37)
+#define TYPE_PENDING	    (1ull << 38)
+#define TYPE_PROGRESS_SHIFT 40
+#define TYPE_PROGRESS_MASK  (0x3ffull << TYPE_PROGRESS_SHIFT)
+
+/* The reference word: references of all kinds, and flags. */
+#define REF_COUNT_MASK 0x0fffffffu
+#define REF_ALLOCATED  (1u << 31) /* holds one reference: the owner's */
+#define REF_HYPERVISOR \
+	(1u << 30) /* the hypervisor's own, shared with a domain: not on its list of pages */
+#define REF_HEAP (1u << 29) /* free, first of a block in the allocator */
+
+struct frame {
+	uint32_t next, prev; /* frame numbers: a free list, or the owner's pages; FRAME_NONE ends */
+	struct domain *owner; /* NULL: the hypervisor, or free */
+	uint32_t ref;
+	uint32_t clock; /* TLB clock when the last typed reference went, or when it was freed */
+	uint64_t type;
+};
+_Static_assert(sizeof(struct frame) == 32, "the frame table has one of these for every 4 KiB");
+
+extern struct frame *frame_table;
+/* Frames below this have an entry; those that are not RAM have ref 0 and never become allocated. */
+extern uint64_t frame_max;
+
+static inline bool mfn_valid(mfn_t m)
+{
+	return m.v < frame_max;
+}
+
+static inline struct frame *mfn_frame(mfn_t m)
+{
+	return &frame_table[m.v];
+}
+
+static inline mfn_t frame_mfn(const struct frame *f)
+{
+	return MFN((uint64_t)(f - frame_table));
+}
+
+/* All of RAM is mapped at direct_base. */
+extern char *direct_base;
+
+static inline void *mfn_to_ptr(mfn_t m)
+{
+	return direct_base + (m.v << PAGE_SHIFT);
+}
+
+static inline void *maddr_to_ptr(uint64_t maddr)
+{
+	return direct_base + maddr;
+}
+
+static inline mfn_t ptr_to_mfn(const void *p)
+{
+	return MFN((uint64_t)((const char *)p - direct_base) >> PAGE_SHIFT);
+}
+
+static inline unsigned type_of(uint64_t word)
+{
+	return (unsigned)((word & TYPE_MASK) >> TYPE_SHIFT);
+}
+
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* Timers: each belongs to a CPU and its function runs there with interrupts on, before a guest is entered. Any context. */
+#ifndef VMM_SCHED_TIMER_H
+#define VMM_SCHED_TIMER_H
+
+#include "vmm/lib/types.h"
+
+typedef void timer_fn(void *arg);
+
+struct timer {
+	uint64_t expires; /* ns since boot (time_now) */
+	timer_fn *fn;
+	void *arg;
+	unsigned cpu;
+	uint32_t slot; /* in the CPU's heap; 0: not running */
+};
+
+void timer_init(struct timer *t, timer_fn *fn, void *arg, unsigned cpu);
+/* Start or move it. A time that is over: as soon as possible. */
+void timer_set(struct timer *t, uint64_t expires);
+void timer_stop(struct timer *t);
+/* It runs on another CPU from now on. */
+void timer_move(struct timer *t, unsigned cpu);
+
+/* Run what is due on this CPU, set its hardware for the next. */
+void timer_run(void);
+void timer_cpu_init(unsigned cpu);
+
+#endif
