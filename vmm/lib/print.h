@@ -23,8 +23,13 @@ void log_print(enum log_level level, const char *format, ...) __attribute__((for
 #define log_info(...)	 log_print(LOG_INFO, __VA_ARGS__)
 #define log_debug(...)	 log_print(LOG_DEBUG, __VA_ARGS__)
 
-/* Bytes of a guest's console, as they are. */
+/* Bytes of a guest's console, as they are: to the serial console, not into the ring. */
 void log_raw(const char *text, size_t length);
+
+/* The hypervisor dies: from here on nobody waits for the log's lock for long. Before the first line of a panic. */
+void log_force(void);
+/* What bug() ends with (cpu/traps.c): show the state, stop every CPU, halt or reboot. */
+void panic_stop(void) __attribute__((noreturn, cold));
 
 /*
  * Copy what the ring holds from position *index on (0: from its oldest byte); returns the number of bytes copied and moves *index behind
