@@ -8,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/text.h"
+
 static const char *const phase_names[] = {
 	[SESSION_CONNECT] = "connect", [SESSION_PRECHECK] = "precheck",
 	[SESSION_ROUNDS] = "rounds",   [SESSION_RECEIVE] = "receive",
@@ -102,24 +104,6 @@ enum pgr_abort_reason session_abort_reason(int code)
 	return PGR_ABORT_INTERNAL;
 }
 
-void session_plain_text(char *out, size_t size, const uint8_t *text, size_t length)
-{
-	size_t n = length < size ? length : size - 1;
-
-	/* The codec has checked that it is UTF-8: a continuation byte at the cut belongs to a character that begins before it. */
-	while (n < length && n && (text[n] & 0xc0) == 0x80)
-		n--;
-	for (size_t i = 0; i < n; i++) {
-		/* U+0080 to U+009F: controls that terminals obey as they do ESC sequences. */
-		bool c1 = text[i] == 0xc2 && i + 1 < n && text[i + 1] < 0xa0;
-
-		out[i] = text[i] < 32 || text[i] == 127 || c1 ? '?' : (char)text[i];
-		if (c1)
-			out[++i] = '?';
-	}
-	out[n] = 0;
-}
-
 int session_abort_error(struct pgr_error *err, const char *who, const struct stream_record *rec)
 {
 	struct pgr_abort a;
@@ -132,7 +116,8 @@ int session_abort_error(struct pgr_error *err, const char *who, const struct str
 			code = abort_codes[i].code;
 			break;
 		}
-	session_plain_text(text, sizeof(text), rec->body + sizeof(a), rec->length - sizeof(a));
+	text_plain(text, sizeof(text), (const char *)rec->body + sizeof(a),
+		   rec->length - sizeof(a));
 	return pgr_fail(err, code, "%s says: %s", who, text);
 }
 

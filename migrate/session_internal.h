@@ -30,9 +30,6 @@ int session_channel_read(void *ctx, void *data, size_t length, struct pgr_error 
 /* True for errors that mean "the connection is gone", so that making it again may help. */
 bool session_is_loss(int code);
 
-/* A peer's text into out (size > 0), cut between characters: nothing in it acts on a terminal or makes a line of its own. */
-void session_plain_text(char *out, size_t size, const uint8_t *text, size_t length);
-
 /* The record ABORT as an error for the user: "WHO: text"; code by reason. */
 int session_abort_error(struct pgr_error *err, const char *who, const struct stream_record *rec);
 enum pgr_abort_reason session_abort_reason(int code);

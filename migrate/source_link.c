@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/text.h"
+
 #define RECONNECT_DEFAULT_MS	     30000u
 #define RECONNECT_STOPPED_DEFAULT_MS 10000u
 #define RECONNECT_PAUSE_NS	     300000000ull
@@ -176,7 +178,7 @@ static void note_precheck(struct source *s, const struct stream_record *rec)
 		size_t length = end ? (size_t)(end - text) : left;
 		char line[sizeof(s->refusals.text[0])];
 
-		session_plain_text(line, sizeof(line), (const uint8_t *)text, length);
+		text_plain(line, sizeof(line), text, length);
 		guest_refuse(&s->refusals, "%s", line);
 		if (!end)
 			break;

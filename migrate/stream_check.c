@@ -75,6 +75,13 @@ static unsigned utf8_length(const uint8_t *p, size_t left)
 	return n;
 }
 
+/* U+0000 to U+001F, U+007F to U+009F: the last half of them are two bytes. */
+static bool is_control(const uint8_t *character)
+{
+	return character[0] < 0x20 || character[0] == 0x7f ||
+	       (character[0] == 0xc2 && character[1] < 0xa0);
+}
+
 /*
  * A text may reach a terminal or a C string: valid UTF-8; of the control characters only line ends
  * and tabs, and those if LINES.
@@ -86,11 +93,10 @@ static int check_text(const uint8_t *text, size_t length, bool lines, struct pgr
 
 		if (!n)
 			return pgr_fail(err, -EPROTO, "its text is not UTF-8 at byte %zu", i);
-		if ((text[i] < 0x20 || text[i] == 0x7f) &&
-		    !(lines && (text[i] == '\n' || text[i] == '\t')))
+		if (is_control(text + i) && !(lines && (text[i] == '\n' || text[i] == '\t')))
 			return pgr_fail(err, -EPROTO,
-					"its text has the control character 0x%02x at byte %zu",
-					text[i], i);
+					"its text has the control character U+%04X at byte %zu",
+					n == 1 ? text[i] : text[i + 1], i);
 		i += n;
 	}
 	return 0;

@@ -3,6 +3,7 @@
 
 import json
 import struct
+import unicodedata
 import uuid
 
 from . import Refused
@@ -47,9 +48,13 @@ def named(value, names, what):
 
 def text(raw):
     try:
-        return bytes(raw).decode("utf-8")
+        read = bytes(raw).decode("utf-8")
     except UnicodeDecodeError:
         raise Refused("the text is not UTF-8") from None
+    for c in read:
+        if unicodedata.category(c) == "Cc" and c not in "\t\n":
+            raise Refused("the text has the control character U+%04X" % ord(c))
+    return read
 
 
 def json_object(raw, what):
@@ -88,7 +93,7 @@ def identity(body):
     at_least(body, 17)
     name = text(body[16:])
     within(len(body) - 16, 1, 255, "the length of the name")
-    if any(ord(c) < 0x20 or c in "/\x7f" for c in name):
+    if any(c in "/\t\n" for c in name):
         raise Refused("the name has a character that no name may have")
     return {"uuid": str(uuid.UUID(bytes=bytes(body[:16]))), "name": name}
 

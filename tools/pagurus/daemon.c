@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/text.h"
 #include "migrate/channel.h"
 #include "tools/pagurus/units.h"
 #include "tools/pagurus/verbs.h"
@@ -34,13 +35,10 @@ uint64_t daemon_now_ms(void)
 static void log_line(const char *fmt, va_list ap)
 {
 	char text[1400];
-	size_t i;
 
 	vsnprintf(text, sizeof(text), fmt, ap);
 	/* What a peer or guest is called must not make lines of its own. */
-	for (i = 0; text[i]; i++)
-		if ((unsigned char)text[i] < ' ' || text[i] == 127)
-			text[i] = '?';
+	text_plain(text, sizeof(text), text, strlen(text));
 	fprintf(stderr, "pagurus: %s\n", text);
 }
 

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/text.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/units.h"
 #include "tools/pagurus/verbs.h"
@@ -52,8 +53,10 @@ static void erase(struct view *v)
 /* Text from elsewhere (a peer, a guest's name) must not drive the terminal. */
 static void print_clean(FILE *to, const char *text)
 {
-	for (; *text; text++)
-		fputc((unsigned char)*text < ' ' || *text == 127 ? '?' : *text, to);
+	char plain[2048];
+
+	text_plain(plain, sizeof(plain), text, strlen(text));
+	fputs(plain, to);
 }
 
 void view_note(struct view *v, const char *text)
