@@ -12,6 +12,7 @@
 #define XEN_ERRNO(name, value) name = (value),
 enum errno_value {
 #include <xen/errno.h>
+	ERESTART = 85, /* the hypervisor's own: no guest sees it */
 };
 #endif
 
