@@ -12,7 +12,9 @@ images=/var/lib/pagurus/guests
 file=/root/guest.scratch
 logs=/var/log/xen/console
 # A busy host is slow; nothing here waits longer than for this, and nothing is judged by time.
-patience=400
+patience=600
+# As in the guests' own configurations: their watchdogs must not take a busy host for a defect.
+patient='tsc=nowatchdog watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120'
 failed=0
 passed=0
 
@@ -98,7 +100,7 @@ goes_on_after()
 
 no_complaints()
 {
-	! grep -E 'VERIFIER (FAIL|failed|bad)|errors=[1-9]|WARNING|BUG:|Oops|Call Trace|soft lockup|rcu.*stall|Bad page' \
+	! grep -E 'VERIFIER (FAIL|failed|bad)|errors=[1-9]|WARNING|BUG:|Oops|Call Trace|soft lockup|detected.*stall|Bad page|KILLED signal' \
 		"$logs/guest-$1.log"
 }
 
@@ -118,7 +120,7 @@ boot()
 	shift
 	rm -f "$logs"/guest-"$name"*.log
 	(cd "$images" && xl create -q tiny.cfg "name=\"$name\"" \
-		"extra='console=hvc0 mitigations=off pagurus.run=\"ticker; verifier 16M\"'" "$@" \
+		"extra='console=hvc0 mitigations=off $patient pagurus.run=\"ticker; verifier 16M\"'" "$@" \
 		</dev/null >/tmp/create.log 2>&1) || say "xl create: $(cat /tmp/create.log)" || return 1
 	until_true "guest $name boots" goes_on_after "$name" 0
 }
@@ -322,7 +324,7 @@ full_moves()
 {
 	rm -f "$logs"/guest-full*.log
 	(cd "$images" && xl create -q full.cfg \
-		"extra='console=hvc0 mitigations=off root=/dev/xvda rw systemd.show_status=false net.ifnames=0 ip=10.99.0.111/24 hostname=full pagurus.run=\"ticker; verifier 32M\"'" \
+		"extra='console=hvc0 mitigations=off $patient root=/dev/xvda rw systemd.show_status=false net.ifnames=0 ip=10.99.0.111/24 hostname=full pagurus.run=\"ticker; verifier 32M\"'" \
 		</dev/null >/tmp/create.log 2>&1) || say "xl create: $(cat /tmp/create.log)" || return 1
 	until_true "ping before" answers 10.99.0.111 && goes_on full || return 1
 	shell_does full 'head -c 2000000 /dev/urandom >/root/blob; sha256sum </root/blob >/root/sum; sync' || return 1
@@ -400,8 +402,8 @@ done
 check "all memory is back" memory_is "$empty"
 check "no log of a provisional name is left" no_provisional_logs
 xl dmesg >/tmp/xen.log
-# The lies make the hypervisor complain about page tables: it says so at most here.
+# The lies make the hypervisor complain about page tables: it says so at most here. It also says when it read its clock late.
 check "the hypervisor has nothing else to say" \
-	sh -c "! grep -E '\(XEN\)' /tmp/xen.log | grep -vE 'mm\.c|domain_build|Bad|Failure' | grep ."
+	sh -c "! grep -E '\(XEN\)' /tmp/xen.log | grep -vE 'mm\.c|domain_build|Bad|Failure|Platform timer' | grep ."
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

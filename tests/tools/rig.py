@@ -24,7 +24,7 @@ VERIFIER = ROOT / "protocol-spec" / "verify_stream.py"
 
 # A guest that is quickly made and takes long enough to move that a test can act meanwhile.
 SMALL = "sim:name=web,memory=16M,set=2M,rate=4M"
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 class Failure(AssertionError):

@@ -13,7 +13,7 @@ SUSPICIOUS = re.compile(
     r"|soft lockup|hard LOCKUP|hung_task|blocked for more than|rcu.*(stall|detected)|general protection"
     r"|double fault|unable to handle|bad page|page allocation failure|[Oo]ut of memory|oom-kill|segfault"
     r"|traps: |I/O error|EXT4-fs (error|warning)|\bwatchdog\b|clocksource.*unstable|nobody cared|use-after-free"
-    r"|refcount_t|Unhandled|invalid opcode|systemd\[1\]: .*[Ff]ailed|lab: .*cannot|VERIFIER FAILED", re.ASCII)
+    r"|refcount_t|Unhandled|invalid opcode|systemd\[1\]: .*[Ff]ailed|lab: .*cannot|VERIFIER FAILED|KILLED signal=", re.ASCII)
 
 
 def allowed():

@@ -69,7 +69,9 @@ def remove(place, root):
         folder = place.host(host)
         for item in os.listdir(folder) if os.path.isdir(folder) else ():
             if item not in KEPT and not item.startswith("guest-"):
-                os.unlink(os.path.join(folder, item))
+                # A master connection that ends removes its socket itself.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, item))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(place.file)
     with contextlib.suppress(OSError):
