@@ -29,16 +29,23 @@ uint64_t policy_read_cr(struct vcpu *v, unsigned cr);
 int policy_write_cr(struct vcpu *v, unsigned cr, uint64_t value);
 
 /* ---- extended state (fpu.c) ---- */
-void fpu_init(void);	 /* first CPU */
-void fpu_init_cpu(void); /* every CPU */
+
+#define XCR0_X87    0x1ull
+#define XCR0_SSE    0x2ull
+#define XCR0_AVX    0x4ull
+#define XCR0_AVX512 0xe0ull
+
+void fpu_init(void);	 /* first CPU; does what fpu_init_cpu does, too */
+void fpu_init_cpu(void); /* every CPU; sets CR0 and CR4 for it, and pcpu.cr4 */
 int fpu_vcpu_init(struct vcpu *v);
 void fpu_vcpu_free(struct vcpu *v);
+/* Both clear CR0.TS: who enters a guest sets it again where v->ts says so. Interrupts may be on. */
 void fpu_save(struct vcpu *v);	  /* out of the processor */
 void fpu_restore(struct vcpu *v); /* into it; nothing of another vCPU remains */
 /* XSETBV of a guest: 0 or -EPERM. */
 int fpu_xsetbv(struct vcpu *v, uint32_t index, uint64_t value);
 uint64_t fpu_xcr0(const struct vcpu *v);
-/* The legacy 512 bytes, for vcpu_guest_context. */
+/* The legacy 512 bytes, for vcpu_guest_context; of a vCPU whose state is not in a processor. */
 void fpu_get_legacy(const struct vcpu *v, void *out512);
 void fpu_set_legacy(struct vcpu *v, const void *in512);
 

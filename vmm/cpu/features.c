@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+/* What the processor has, as far as the hypervisor itself cares. Bits of CPUID by their names in Xen's list of them. */
+#include "vmm/lib/xen.h"
+#include <xen/arch-x86/cpufeatureset.h>
+
+#include "vmm/boot/boot.h"
+#include "vmm/cpu/policy.h"
+#include "vmm/lib/print.h"
+#include "vmm/lib/string.h"
+
+#define HAS(word, name) ((word) >> (XEN_X86_FEATURE_##name % 32) & 1)
+
+struct cpu_features cpu_features;
+
+static struct cpuid leaf(uint32_t number, uint32_t subleaf)
+{
+	uint32_t highest = cpuid(number & 0x80000000, 0).a;
+
+	if (number > highest || (highest ^ number) >> 31)
+		return (struct cpuid){0, 0, 0, 0};
+	return cpuid(number, subleaf);
+}
+
+/* Only what has its registers in the area that fpu.c saves: no protection keys, no shadow stacks, nothing that it does not know. */
+static void find_extended_state(struct cpu_features *f)
+{
+	struct cpuid d = leaf(0xd, 0);
+
+	f->xcr0 = d.a & (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512);
+	if ((f->xcr0 & XCR0_AVX512) != XCR0_AVX512 || !(f->xcr0 & XCR0_AVX))
+		f->xcr0 &= ~XCR0_AVX512;
+	if ((f->xcr0 & (XCR0_X87 | XCR0_SSE)) != (XCR0_X87 | XCR0_SSE)) {
+		f->xsave = false;
+		f->xcr0 = 0;
+		return;
+	}
+	f->xsave_bytes = 512 + 64;
+	for (unsigned i = 2; i < 32; i++) {
+		if (!(f->xcr0 >> i & 1))
+			continue;
+		d = leaf(0xd, i);
+		f->xsave_bytes = MAX(f->xsave_bytes, d.a + d.b);
+	}
+	d = leaf(0xd, 1);
+	f->xsaveopt = HAS(d.a, XSAVEOPT);
+	f->xsavec = HAS(d.a, XSAVEC);
+}
+
+static void find_brand(char *brand)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		struct cpuid r = leaf(0x80000002 + i, 0);
+
+		memcpy(brand + 16 * i, &r, 16);
+	}
+	brand[48] = '\0';
+	while (*brand == ' ')
+		memmove(brand, brand + 1, strlen(brand));
+}
+
+static bool vendor_is(const char *name)
+{
+	struct cpuid r = leaf(0, 0);
+
+	return !memcmp(&r.b, name, 4) && !memcmp(&r.d, name + 4, 4) && !memcmp(&r.c, name + 8, 4);
+}
+
+static void show(const struct cpu_features *f)
+{
+	const struct {
+		bool on;
+		const char *name;
+	} list[] = {
+		{f->nx, "NX"},
+		{f->smep, "SMEP"},
+		{f->smap, "SMAP"},
+		{f->umip, "UMIP"},
+		{f->pcid, "PCID"},
+		{f->invpcid, "INVPCID"},
+		{f->page1gb, "1GiB-pages"},
+		{f->xsave, "XSAVE"},
+		{f->xsaveopt, "XSAVEOPT"},
+		{f->fsgsbase, "FSGSBASE"},
+		{f->x2apic, "x2APIC"},
+		{f->tsc_deadline, "TSC-deadline"},
+		{f->invariant_tsc, "invariant-TSC"},
+		{f->ibrs, "IBRS"},
+		{f->ibpb, "IBPB"},
+		{f->stibp, "STIBP"},
+	};
+	char text[200] = "";
+	size_t at = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(list); i++)
+		if (list[i].on)
+			at += (size_t)format_string(text + at, sizeof(text) - at, " %s",
+						    list[i].name);
+	log_info("processor: %s, %u address bits, extended state %lx in %u bytes;%s",
+		 f->brand[0] ? f->brand : "unnamed", f->phys_bits, f->xcr0, f->xsave_bytes, text);
+}
+
+void cpu_features_init(void)
+{
+	struct cpu_features *f = &cpu_features;
+	struct cpuid basic = leaf(1, 0), seven = leaf(7, 0), extended = leaf(0x80000001, 0);
+	struct cpuid power = leaf(0x80000007, 0), sizes = leaf(0x80000008, 0);
+
+	f->amd = vendor_is("AuthenticAMD") || vendor_is("HygonGenuine");
+	f->pge = HAS(basic.d, PGE);
+	f->pcid = HAS(basic.c, PCID);
+	f->x2apic = HAS(basic.c, X2APIC);
+	f->tsc_deadline = HAS(basic.c, TSC_DEADLINE);
+	f->xsave = HAS(basic.c, XSAVE);
+	f->fsgsbase = HAS(seven.b, FSGSBASE);
+	f->smep = HAS(seven.b, SMEP) && boot_options.smep;
+	f->smap = HAS(seven.b, SMAP) && boot_options.smap;
+	f->invpcid = HAS(seven.b, INVPCID);
+	f->umip = HAS(seven.c, UMIP);
+	f->arch_caps = HAS(seven.d, ARCH_CAPS);
+	f->nx = HAS(extended.d, NX);
+	f->page1gb = HAS(extended.d, PAGE1GB);
+	f->rdtscp = HAS(extended.d, RDTSCP);
+	f->invariant_tsc = HAS(power.d, ITSC);
+	f->ibrs = HAS(seven.d, IBRSB) || HAS(sizes.b, IBRS);
+	f->ibpb = HAS(seven.d, IBRSB) || HAS(sizes.b, IBPB);
+	f->stibp = HAS(seven.d, STIBP) || HAS(sizes.b, AMD_STIBP);
+	f->phys_bits = sizes.a & 0xff ? sizes.a & 0xff : 36;
+	if (f->xsave)
+		find_extended_state(f);
+	find_brand(f->brand);
+	show(f);
+}
