@@ -7,6 +7,8 @@
 
 #define BOOT_RANGES_MAX	 256
 #define BOOT_MODULES_MAX 8
+#define RSDP_BYTES_1	 20 /* ACPI 1.0 */
+#define RSDP_BYTES_2	 36
 
 enum range_type {
 	RANGE_RAM = 1,
@@ -23,7 +25,7 @@ struct boot_range {
 
 struct boot_module {
 	uint64_t start, bytes; /* machine address */
-	char command[1024];    /* its first word is the file's name with some loaders */
+	char command[1024];    /* without the file's name */
 };
 
 struct boot_info {
@@ -33,7 +35,10 @@ struct boot_info {
 	struct boot_range range[BOOT_RANGES_MAX]; /* sorted, disjoint */
 	unsigned nr_modules;
 	struct boot_module module[BOOT_MODULES_MAX];
-	uint64_t rsdp; /* machine address, or 0: search */
+	/* ACPI's root pointer, if the loader gave a copy of it (acpi_init prefers that one); else it has to be searched for. */
+	uint64_t rsdp; /* machine address, or 0 */
+	unsigned rsdp_bytes;
+	uint8_t rsdp_copy[RSDP_BYTES_2];
 	bool efi;
 	uint64_t efi_system_table;
 	/* text mode or frame buffer as dom0 wants to know it */

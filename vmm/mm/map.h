@@ -11,6 +11,9 @@ void map_init(void);
 extern uint64_t *hv_l4;
 mfn_t map_hv_l4(void);
 
+/* How much of the machine's memory is mapped at direct_base (mm/frame.h): all of RAM and the ACPI tables between. */
+extern uint64_t direct_bytes;
+
 /* Device memory, uncached; never unmapped. NULL: no address space left. */
 void *map_device(uint64_t maddr, size_t bytes);
 

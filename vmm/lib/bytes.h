@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* Little-endian numbers at any alignment, as firmware and boot loaders lay out their tables. */
+#ifndef VMM_LIB_BYTES_H
+#define VMM_LIB_BYTES_H
+
+#include <stdint.h>
+
+#define DEFINE_LOAD(bits)                                         \
+	static inline uint##bits##_t load##bits(const void *from) \
+	{                                                         \
+		uint##bits##_t value;                             \
+		__builtin_memcpy(&value, from, sizeof(value));    \
+		return value;                                     \
+	}
+DEFINE_LOAD(16)
+DEFINE_LOAD(32)
+DEFINE_LOAD(64)
+#undef DEFINE_LOAD
+
+static inline uint8_t load8(const void *from)
+{
+	return *(const uint8_t *)from;
+}
+
+#endif
