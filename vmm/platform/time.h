@@ -10,6 +10,8 @@ struct vcpu;
 void time_init(void);
 void time_init_cpu(void);
 uint64_t time_now(void); /* ns since boot, the same on all CPUs to within their TSCs' difference */
+/* What time_now() is, was or will be when the TSC has this value: for a timestamp and a time that belong together. */
+uint64_t time_of_tsc(uint64_t tsc);
 uint64_t time_tsc_khz(void);
 /* tsc -> ns: ((tsc << shift or >> -shift) * mul) >> 32, as struct vcpu_time_info has it. */
 void time_scale(uint32_t *mul, int8_t *shift);
