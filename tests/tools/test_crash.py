@@ -192,6 +192,43 @@ def test_a_question_about_an_unknown_session_buries_it():
         expect(rig.b.journals()[session]["done"], "the target would still take that session")
 
 
+def test_a_peer_cannot_fill_the_journal():
+    with Rig("abc", start=False) as rig:
+        rig.a.start()
+        rig.b.start()
+        rig.a.run("migrate", SMALL, "b").must(0)
+        started, journal = next(iter(rig.b.settled().items()))
+        rig.b.stop()
+
+        def plant(number, peer):
+            session = f"{number:032x}"
+            planted = {**journal, "session": session, "mark": "returned", "peer": peer, "changed": journal["changed"] - 1000 + number}
+            (rig.b.state / "sessions" / f"{session}.json").write_text(json.dumps(planted))
+            return session
+        old = [plant(number, "a") for number in range(1, 301)]
+        others = [plant(number, "c") for number in range(301, 311)]
+        rig.b.start()
+        rig.a.run("migrate", "--dry-run", SMALL, "b").must(0)
+        left = rig.b.settled()
+        new = set(left) - set(old) - set(others) - {started}
+        expect(len(new) == 1 and len(set(left) & set(old)) == 255, f"{len(new)} new, {len(set(left) & set(old))} old ones")
+        expect(not set(left) & set(old[:45]), "the oldest are still there")
+        expect(set(others) <= set(left) and left[started]["mark"] == "moved", "it forgot what is not that peer's, or a guest that runs here")
+        # A question about a session that is not known is one more of them.
+        rig.a.stop()
+        rig.a.start(env={"PAGURUS_FAULTS": "kill@source-commit-done"})
+        rig.a.run("migrate", *PATIENT, SMALL, "b").must(4)
+        session = next(name for name, j in rig.a.journals().items() if j["mark"] == "commit")
+        wait_until(lambda: rig.b.journals().get(session, {}).get("done"), "the target to give up")
+        rig.b.stop()
+        (rig.b.state / "sessions" / f"{session}.json").unlink()
+        rig.b.start()
+        wait_until(lambda: rig.a.journals()[session]["done"], "the answer")
+        left = rig.b.journals()
+        expect(session in left, "it was answered without a trace")
+        expect(sum(j["peer"] == "a" and j["mark"] == "returned" for j in left.values()) <= 256, f"{len(left)} journals")
+
+
 def test_strangers_cannot_ask_about_a_session():
     with Rig("abc", start=False) as rig:
         rig.a.start(env={"PAGURUS_FAULTS": "stop@source-commit-done"})

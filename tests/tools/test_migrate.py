@@ -2,9 +2,11 @@
 """Moving a simulated guest between two daemons, when nothing dies: docs/one-owner.md has the rest, in test_crash.py."""
 
 import os
+import select
 import socket
 import struct
 import subprocess
+import threading
 import time
 
 from rig import PATIENCE, SMALL, Rig, expect, signal, signal_when, wait_until
@@ -209,9 +211,77 @@ def test_garbage_connections():
         moved(rig)
 
 
+# Each address of the loopback network is another host.
+STRANGER = "127.0.0.66"
+
+
+def stranger(rig):
+    return socket.create_connection(("127.0.0.1", rig.b.port), source_address=(STRANGER, 0))
+
+
+def half_done(rig, **more):
+    """A connection that says what it is for, and then nothing more."""
+    s = stranger(rig)
+    s.sendall(preamble(**{"session": os.urandom(16), **more}))
+    return s
+
+
+class Crowd(threading.Thread):
+    """Strangers who hold as many connections to b as they can, and make each again that is lost."""
+
+    def __init__(self, rig, make, number):
+        super().__init__(daemon=True)
+        self.rig, self.make, self.number, self.over, self.made = rig, make, number, False, 0
+
+    def run(self):
+        waiting = []
+        while not self.over:
+            while len(waiting) < self.number:
+                waiting.append(self.make(self.rig))
+                self.made += 1
+            for s in select.select(waiting, [], [], 0.02)[0]:
+                waiting.remove(s)
+                s.close()
+        for s in waiting:
+            s.close()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over = True
+        self.join()
+
+
+def test_strangers_keep_nobody_out():
+    with Rig() as rig:
+        for make, number, full in ((stranger, 80, "connections wait already"),
+                                   (half_done, 20, "too many connections at once")):
+            with Crowd(rig, make, number) as crowd:
+                wait_until(lambda: full in rig.b.log() and crowd.made > number, f"the crowd: {full}")
+                for _ in range(3):
+                    rig.a.run("migrate", "--channels", "4", SMALL, "b").must(0)
+        wait_until(lambda: rig.b.log().count("its memory is right") == 6, "verifications")
+
+
+def test_strangers_who_know_a_session_do_not_stop_it():
+    with Rig() as rig:
+        p = start_long(rig)
+        wait_until(lambda: in_rounds(rig), "rounds")
+        session = bytes.fromhex(next(iter(rig.a.journals())))
+        # Handshakes that are never done, more than the session's worker has room for.
+        with Crowd(rig, lambda rig: half_done(rig, purpose=2, session=session), 40) as crowd:
+            wait_until(lambda: crowd.made > 44, "strangers to make room for each other")
+            p.send_signal(signal.SIGINT)
+            out, err = p.communicate(timeout=PATIENCE)
+        expect(p.returncode == 5, f"exit status {p.returncode}: {err}")
+        stayed(rig)
+
+
 def test_silent_connections_are_bounded_and_end():
     with Rig() as rig:
-        idle = [socket.create_connection(("127.0.0.1", rig.b.port)) for _ in range(80)]
+        idle = [stranger(rig) for _ in range(80)]
         wait_until(lambda: "connections wait already" in rig.b.log(), "the bound")
         wait_until(lambda: "said nothing in time" in rig.b.log(), "the time limit")
         for s in idle:
@@ -219,9 +289,7 @@ def test_silent_connections_are_bounded_and_end():
         time.sleep(1.5) # the log takes a few lines a second
         half = []
         for _ in range(20):
-            s = socket.create_connection(("127.0.0.1", rig.b.port))
-            s.sendall(preamble(session=os.urandom(16)))
-            half.append(s)
+            half.append(half_done(rig))
         wait_until(lambda: "too many connections at once" in rig.b.log(), "the bound on strangers")
         for s in half:
             s.close()

@@ -58,26 +58,27 @@ int connect_to(const struct host_address *h, const struct tls_identity *id,
 	return channel_tls(c, TLS_CLIENT, id, h->name, peer, out, err);
 }
 
+int connect_address(int fd, union connect_address *out)
+{
+	socklen_t length = sizeof(*out);
+
+	memset(out, 0, sizeof(*out));
+	if (getpeername(fd, &out->any, &length) ||
+	    (out->any.sa_family != AF_INET && out->any.sa_family != AF_INET6))
+		return -ENOTCONN;
+	return 0;
+}
+
 const char *connect_origin(int fd, char out[CONNECT_ORIGIN])
 {
-	union {
-		struct sockaddr any;
-		struct sockaddr_in v4;
-		struct sockaddr_in6 v6;
-	} a = {.any = {.sa_family = AF_UNSPEC}};
-	socklen_t length = sizeof(a);
-	const void *address;
+	union connect_address a;
 
-	snprintf(out, CONNECT_ORIGIN, "somebody who is gone");
-	if (getpeername(fd, &a.any, &length))
-		return out;
-	if (a.any.sa_family == AF_INET)
-		address = &a.v4.sin_addr;
-	else if (a.any.sa_family == AF_INET6)
-		address = &a.v6.sin6_addr;
+	if (connect_address(fd, &a))
+		snprintf(out, CONNECT_ORIGIN, "somebody who is gone");
+	else if (a.any.sa_family == AF_INET)
+		inet_ntop(AF_INET, &a.v4.sin_addr, out, CONNECT_ORIGIN);
 	else
-		return out;
-	inet_ntop(a.any.sa_family, address, out, CONNECT_ORIGIN);
+		inet_ntop(AF_INET6, &a.v6.sin6_addr, out, CONNECT_ORIGIN);
 	return out;
 }
 

@@ -5,6 +5,9 @@
 #ifndef PAGURUS_CONNECT_H
 #define PAGURUS_CONNECT_H
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include "common/error.h"
 #include "migrate/channel.h"
 #include "protocol-spec/stream.h"
@@ -13,6 +16,8 @@
 /* Longest time without progress: while a connection is being made, and afterwards. */
 #define CONNECT_HANDSHAKE_MS 10000u
 #define CONNECT_IDLE_MS	     20000u
+/* An incoming connection's whole handshake: who sends a byte now and then makes progress, too. */
+#define CONNECT_STRANGER_MS 30000u
 
 /*
  * Outgoing. cancel_fd: readable ends the wait (-1: none). The peer must have the certificate that is trusted under h->name.
@@ -28,7 +33,14 @@ void connect_preamble(struct pgr_preamble *p, const uint8_t session[PGR_SESSION_
 /* 0 or -EPROTO (says what is wrong with it). */
 int connect_check_preamble(const struct pgr_preamble *p, struct pgr_error *err);
 
-/* Where an accepted connection comes from, for messages. Returns out. */
+/* Where an accepted connection comes from. 0, or -ENOTCONN: it is gone, or of no kind that two hosts have between them. */
+union connect_address {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
+int connect_address(int fd, union connect_address *out);
+/* The same for messages. Returns out. */
 #define CONNECT_ORIGIN 64
 const char *connect_origin(int fd, char out[CONNECT_ORIGIN]);
 

@@ -24,14 +24,6 @@
 #define LOG_BURST     10u
 #define LOG_REFILL_MS 1000u
 
-uint64_t daemon_now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 static void log_line(const char *fmt, va_list ap)
 {
 	char text[1400];
@@ -66,7 +58,7 @@ void daemon_log_stranger(struct daemon *d, const char *fmt, ...)
 {
 	va_list ap;
 
-	refill_log(d, daemon_now_ms());
+	refill_log(d, units_now_ms());
 	if (!d->log_tokens) {
 		d->log_suppressed++;
 		return;
@@ -98,7 +90,7 @@ static void start_stopping(struct daemon *d)
 		return;
 	daemon_log("ending: sessions that can be cancelled are cancelled");
 	d->stopping = true;
-	d->stop_deadline_ms = daemon_now_ms() + DAEMON_STOP_MS;
+	d->stop_deadline_ms = units_now_ms() + DAEMON_STOP_MS;
 	for (int i = 0; i < d->nr_listeners; i++)
 		close(d->listeners[i]);
 	d->nr_listeners = 0;
@@ -122,7 +114,7 @@ static void signal_ready(struct daemon *d, void *object)
 
 static int wait_time(const struct daemon *d)
 {
-	uint64_t now = daemon_now_ms();
+	uint64_t now = units_now_ms();
 
 	return d->wake_ms <= now	    ? 0
 	       : d->wake_ms - now > INT_MAX ? INT_MAX
@@ -131,7 +123,7 @@ static int wait_time(const struct daemon *d)
 
 static void turn(struct daemon *d)
 {
-	uint64_t now = daemon_now_ms();
+	uint64_t now = units_now_ms();
 	int n;
 
 	if (d->log_suppressed)
@@ -360,7 +352,7 @@ int verb_daemon(int argc, char **argv)
 	}
 	tell_ready();
 	tell_parent(&d, ready);
-	while (!d.stopping || (daemon_task_any(&d) && daemon_now_ms() < d.stop_deadline_ms))
+	while (!d.stopping || (daemon_task_any(&d) && units_now_ms() < d.stop_deadline_ms))
 		turn(&d);
 	unlink(d.paths.control);
 	daemon_log("ended");

@@ -16,10 +16,11 @@
 #include <jansson.h>
 
 #include "protocol-spec/stream.h"
+#include "tools/pagurus/crowd.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/paths.h"
 
-/* Bounds. Strangers can fill only the first two, and what they fill empties itself by the time limits. */
+/* Bounds. Strangers can fill only the first two; what they fill empties itself by the time limits, and for newcomers by crowd.h. */
 #define DAEMON_PENDING_MAX   64 /* connections whose preamble is not complete */
 #define DAEMON_STRANGERS_MAX 16 /* workers whose peer has not proved who it is */
 #define DAEMON_TASKS_MAX     64
@@ -39,6 +40,7 @@ struct pending {
 	int fd;
 	size_t got;
 	uint64_t deadline_ms;
+	uint8_t network[CROWD_NETWORK];
 	union {
 		struct pgr_preamble preamble;
 		uint8_t bytes[sizeof(struct pgr_preamble)];
@@ -48,12 +50,14 @@ struct pending {
 /* A worker process. */
 struct task {
 	pid_t pid;
-	int socket;    /* -1: closed by the other end */
-	bool stranger; /* took a connection whose peer is not known yet */
+	int socket;	/* -1: closed by the other end */
+	bool stranger;	/* took a connection whose peer is not known yet */
+	bool dismissed; /* a stranger that was killed: it was slow, or another one came */
 	bool has_result;
 	bool exited;
 	int status;
-	uint64_t deadline_ms; /* a stranger's */
+	uint64_t deadline_ms;		/* a stranger's */
+	uint8_t network[CROWD_NETWORK]; /* the same */
 	time_t started;
 	const char *job; /* a constant: "source" ... */
 	uint8_t session[PGR_SESSION_SIZE];
@@ -111,7 +115,6 @@ struct daemon {
 };
 
 /* ---- daemon.c ---- */
-uint64_t daemon_now_ms(void); /* CLOCK_MONOTONIC */
 void daemon_log(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same for what strangers cause: a few lines a second, then only their number. */
 void daemon_log_stranger(struct daemon *d, const char *fmt, ...)
@@ -140,7 +143,8 @@ struct task *daemon_task_start(struct daemon *d, const char *job,
 			       bool stranger, struct pgr_error *err);
 struct task *daemon_task_find(struct daemon *d, const char *job,
 			      const uint8_t session[PGR_SESSION_SIZE]);
-unsigned daemon_task_strangers(const struct daemon *d);
+/* Before another stranger's worker is started: see to it that there are not too many. */
+void daemon_task_make_room(struct daemon *d);
 /* Pass a connection on; fd is taken over. */
 void daemon_task_pass(struct daemon *d, struct task *t, const struct pgr_preamble *p, int fd);
 void daemon_task_cancel(struct task *t);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Connections from other hosts until it is known what they are for: the 32 bytes in clear, nothing more is read. Bounded in number
- * and time; what is no preamble is closed with a line in the log.
+ * (a newcomer may take the place of one that waits) and time; what is no preamble is closed with a line in the log.
  */
 #include <errno.h>
 #include <string.h>
@@ -33,12 +33,7 @@ static void start_for(struct daemon *d, const char *job, const struct pgr_preamb
 
 	json_object_set_new(request, "channel", json_integer(p->channel));
 	json_object_set_new(request, "purpose", json_integer(p->purpose));
-	if (daemon_task_strangers(d) >= DAEMON_STRANGERS_MAX) {
-		daemon_log_stranger(d, "too many connections at once from hosts not known yet");
-		json_decref(request);
-		close(fd);
-		return;
-	}
+	daemon_task_make_room(d);
 	if (!daemon_task_start(d, job, p->session, request, fd, true, &err))
 		daemon_log_stranger(d, "connection dropped: %s", err.text);
 }
@@ -117,26 +112,39 @@ static void read_preamble(struct daemon *d, void *object)
 	dispatch(d, &p->u.preamble, fd);
 }
 
+/* A slot for another connection; somebody who waits may have to leave it. */
+static struct pending *make_room(struct daemon *d)
+{
+	struct crowd_member crowd[DAEMON_PENDING_MAX];
+	char address[CONNECT_ORIGIN];
+	struct pending *p;
+
+	for (unsigned i = 0; i < DAEMON_PENDING_MAX; i++) {
+		p = &d->pending[i];
+		if (p->fd < 0)
+			return p;
+		crowd[i] = (struct crowd_member){.waits = true, .since_ms = p->deadline_ms};
+		memcpy(crowd[i].network, p->network, CROWD_NETWORK);
+	}
+	p = &d->pending[crowd_choose(crowd, DAEMON_PENDING_MAX)];
+	daemon_log_stranger(d, "%s: dropped: %d connections wait already",
+			    connect_origin(p->fd, address), DAEMON_PENDING_MAX);
+	drop(p);
+	return p;
+}
+
 static void accept_one(struct daemon *d, void *object)
 {
-	struct pending *p = NULL;
-	char address[CONNECT_ORIGIN];
+	struct pending *p;
 	int fd = accept4(*(int *)object, NULL, NULL, SOCK_CLOEXEC);
 
 	if (fd < 0)
 		return;
-	for (unsigned i = 0; i < DAEMON_PENDING_MAX && !p; i++)
-		if (d->pending[i].fd < 0)
-			p = &d->pending[i];
-	if (!p) {
-		daemon_log_stranger(d, "%s: dropped: %d connections wait already",
-				    connect_origin(fd, address), DAEMON_PENDING_MAX);
-		close(fd);
-		return;
-	}
+	p = make_room(d);
 	memset(p, 0, sizeof(*p));
 	p->fd = fd;
-	p->deadline_ms = daemon_now_ms() + DAEMON_PREAMBLE_MS;
+	p->deadline_ms = units_now_ms() + DAEMON_PREAMBLE_MS;
+	crowd_network(fd, p->network);
 }
 
 void daemon_accept_watch(struct daemon *d)

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tools/pagurus/connect.h"
 #include "tools/pagurus/daemon.h"
 #include "tools/pagurus/journal.h"
 #include "tools/pagurus/recover.h"
@@ -21,8 +22,6 @@
 #include "tools/pagurus/units.h"
 #include "tools/pagurus/worker.h"
 
-/* A stranger's handshake may take this long; connect.h bounds each step of it as well. */
-#define STRANGER_MS 30000u
 /* After a repair that failed, and after a user took a session over. */
 #define RETRY_MS 10000u
 
@@ -104,7 +103,9 @@ struct task *daemon_task_start(struct daemon *d, const char *job,
 	}
 	*t = (struct task){.socket = -1, .stranger = stranger, .started = time(NULL)};
 	t->job = job_constant(job);
-	t->deadline_ms = daemon_now_ms() + STRANGER_MS;
+	t->deadline_ms = units_now_ms() + CONNECT_STRANGER_MS;
+	if (stranger)
+		crowd_network(fd, t->network);
 	memcpy(t->session, session, sizeof(t->session));
 	json_object_set_new(request, "job", json_string(job));
 	json_object_set_new(request, "session", json_string(units_hex16(session, hex)));
@@ -142,15 +143,6 @@ struct task *daemon_task_find(struct daemon *d, const char *job,
 			return t;
 	}
 	return NULL;
-}
-
-unsigned daemon_task_strangers(const struct daemon *d)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < DAEMON_TASKS_MAX; i++)
-		n += d->tasks[i].pid && d->tasks[i].stranger;
-	return n;
 }
 
 bool daemon_task_any(const struct daemon *d)
@@ -200,6 +192,12 @@ static void copy_field(char *to, size_t size, const json_t *message, const char 
 	snprintf(to, size, "%s", message_text(message, key));
 }
 
+/* Any host that is trusted may ask as often as it likes. */
+static bool is_question(const struct task *t)
+{
+	return !strcmp(t->job, "answer") || !strcmp(t->job, "check");
+}
+
 static void take_message(struct daemon *d, struct task *t, json_t *message)
 {
 	const char *type = message_text(message, "type");
@@ -217,18 +215,18 @@ static void take_message(struct daemon *d, struct task *t, json_t *message)
 		t->stranger = false;
 		copy_field(t->peer, sizeof(t->peer), message, "peer");
 	} else if (!strcmp(type, "message")) {
-		if (t->stranger)
+		if (t->stranger || is_question(t))
 			daemon_log_stranger(d, "%s: %s", subject, message_text(message, "text"));
 		else
 			daemon_log("%s: %s", subject, message_text(message, "text"));
 	} else if (!strcmp(type, "result")) {
 		t->has_result = true;
-		if (message_text(message, "text")[0] && t->stranger)
+		if (message_text(message, "text")[0] && (t->stranger || is_question(t)))
 			daemon_log_stranger(d, "%s: %s", subject, message_text(message, "text"));
 		else if (message_text(message, "text")[0])
 			daemon_log("%s: %s: %s", subject, message_text(message, "outcome"),
 				   message_text(message, "text"));
-		else if (strcmp(t->job, "answer") && strcmp(t->job, "check"))
+		else if (!is_question(t))
 			daemon_log("%s: %s", subject, message_text(message, "outcome"));
 	}
 	if (t->client)
@@ -283,6 +281,14 @@ void daemon_task_watch(struct daemon *d)
 	}
 }
 
+/* Its place is free when it has been reaped, as any other's; it is none of those who wait any more. */
+static void dismiss(struct task *t)
+{
+	kill(t->pid, SIGKILL);
+	t->stranger = false;
+	t->dismissed = true;
+}
+
 void daemon_task_expire(struct daemon *d, uint64_t now_ms)
 {
 	for (unsigned i = 0; i < DAEMON_TASKS_MAX; i++) {
@@ -290,13 +296,33 @@ void daemon_task_expire(struct daemon *d, uint64_t now_ms)
 
 		if (!t->pid || !t->stranger || now_ms < t->deadline_ms)
 			continue;
-		t->deadline_ms = now_ms + STRANGER_MS;
-		/* An answer may wait for a repair; nobody else has a reason to be slow. */
-		if (!strcmp(t->job, "answer"))
-			continue;
 		daemon_log_stranger(d, "a host did not say who it is in time");
-		kill(t->pid, SIGKILL);
+		dismiss(t);
 	}
+}
+
+void daemon_task_make_room(struct daemon *d)
+{
+	struct crowd_member crowd[DAEMON_TASKS_MAX];
+	unsigned strangers = 0;
+	struct task *t;
+
+	for (unsigned i = 0; i < DAEMON_TASKS_MAX; i++) {
+		t = &d->tasks[i];
+		/* It may have proved who it is meanwhile. */
+		if (t->pid && t->stranger)
+			task_ready(d, t);
+		crowd[i] = (struct crowd_member){.waits = t->pid && t->stranger,
+						 .since_ms = t->deadline_ms};
+		memcpy(crowd[i].network, t->network, CROWD_NETWORK);
+		strangers += crowd[i].waits;
+	}
+	if (strangers < DAEMON_STRANGERS_MAX)
+		return;
+	t = &d->tasks[crowd_choose(crowd, DAEMON_TASKS_MAX)];
+	daemon_log_stranger(
+		d, "too many connections at once from hosts not known yet: one was dropped");
+	dismiss(t);
 }
 
 /* ---- their end ---- */
@@ -325,7 +351,7 @@ static void end_task(struct daemon *d, struct task *t)
 	if (t->socket >= 0)
 		take_messages(d, t);
 	close_socket(t);
-	if (WIFSIGNALED(t->status))
+	if (WIFSIGNALED(t->status) && !t->dismissed)
 		daemon_log("%s: its process was ended by signal %d (%s)",
 			   t->guest[0] ? t->guest : t->job, WTERMSIG(t->status),
 			   strsignal(WTERMSIG(t->status)));
@@ -371,12 +397,12 @@ void daemon_hold(struct daemon *d, const uint8_t session[PGR_SESSION_SIZE], uint
 			h = &d->held[i];
 	}
 	memcpy(h->session, session, PGR_SESSION_SIZE);
-	h->until_ms = daemon_now_ms() + ms;
+	h->until_ms = units_now_ms() + ms;
 }
 
 static bool is_held(const struct daemon *d, const uint8_t session[PGR_SESSION_SIZE])
 {
-	uint64_t now = daemon_now_ms();
+	uint64_t now = units_now_ms();
 
 	for (unsigned i = 0; i < DAEMON_HELD_MAX; i++)
 		if (d->held[i].until_ms > now &&
@@ -423,5 +449,5 @@ void daemon_scan(struct daemon *d)
 {
 	if (!d->stopping)
 		journal_each(d->paths.state, scan_one, scan_bad, d);
-	d->next_scan_ms = daemon_now_ms() + DAEMON_SCAN_MS;
+	d->next_scan_ms = units_now_ms() + DAEMON_SCAN_MS;
 }

@@ -438,6 +438,55 @@ int journal_lock_guest(const char *state, const uint8_t uuid[16],
 	return rc;
 }
 
+struct returned {
+	const char *peer;
+	unsigned nr;
+	struct journal oldest;
+};
+
+static int note_returned(void *ctx, const struct journal *j)
+{
+	struct returned *r = ctx;
+
+	if (!j->done || j->role != JOURNAL_TARGET || j->mark != SESSION_MARK_RETURNED ||
+	    strcmp(j->peer, r->peer))
+		return 0;
+	if (!r->nr++ || j->changed < r->oldest.changed)
+		r->oldest = *j;
+	return 0;
+}
+
+int journal_trim(const char *state, const char *peer, struct pgr_error *err)
+{
+	struct returned *r = malloc(sizeof(*r));
+	char dir[PATH_MAX], path[PATH_MAX + 16];
+	int rc, lock = -1;
+
+	if (!r)
+		return pgr_fail(err, -ENOMEM, "no memory for a look at the journal");
+	rc = sessions_dir(state, dir, err);
+	if (!rc)
+		rc = paths_make_dir(dir, err);
+	if (!rc) {
+		snprintf(path, sizeof(path), "%s/trim.lock", dir);
+		rc = lock_path(path, &lock, err);
+	}
+	while (!rc) {
+		r->peer = peer;
+		r->nr = 0;
+		rc = journal_each(state, note_returned, NULL, r);
+		if (!rc && r->nr >= JOURNAL_RETURNED_MAX)
+			rc = journal_remove(state, r->oldest.session, err);
+		if (r->nr <= JOURNAL_RETURNED_MAX)
+			break;
+	}
+	if (lock >= 0)
+		close(lock);
+	free(r);
+	/* Another process is at it, or answers from that one just now. */
+	return rc == -EBUSY ? 0 : rc;
+}
+
 void journal_note_guest(struct journal *j, const struct guest_info *info)
 {
 	j->know_guest = true;

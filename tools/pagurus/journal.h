@@ -83,6 +83,14 @@ int journal_lock_guest(const char *state, const uint8_t uuid[16],
 int journal_guest_is_free(const char *state, const uint8_t uuid[16],
 			  const uint8_t session[PGR_SESSION_SIZE], struct pgr_error *err);
 
+/*
+ * Forget the oldest finished sessions of a peer from which no guest stayed here (TARGET, RETURNED), until fewer than JOURNAL_RETURNED_MAX
+ * are left: each connection of a peer may leave one. What they answer is what is answered about an unknown session.
+ * No journal may be open in this process.
+ */
+#define JOURNAL_RETURNED_MAX 256u
+int journal_trim(const char *state, const char *peer, struct pgr_error *err);
+
 /* Fill in what identifies the guest. */
 void journal_note_guest(struct journal *j, const struct guest_info *info);
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 
 /* A unit and what it multiplies by. */
 struct unit {
@@ -207,6 +208,14 @@ char *units_show_ns(uint64_t ns, char out[UNITS_TEXT])
 	else
 		snprintf(out, UNITS_TEXT, "%.1f h", s / 3600);
 	return out;
+}
+
+uint64_t units_now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
 char *units_hex16(const uint8_t bytes[16], char out[UNITS_HEX16])

@@ -41,6 +41,9 @@ char *units_show_rate(uint64_t bytes, char out[UNITS_TEXT]);
 /* "38 ms", "1.25 s", "3 min 20 s" */
 char *units_show_ns(uint64_t ns, char out[UNITS_TEXT]);
 
+/* Of CLOCK_MONOTONIC. */
+uint64_t units_now_ms(void);
+
 /* 16 bytes as 32 hexadecimal digits, and back (-EINVAL). */
 #define UNITS_HEX16 33
 char *units_hex16(const uint8_t bytes[16], char out[UNITS_HEX16]);

@@ -26,14 +26,6 @@ void view_init(struct view *v, bool json, const char *verb, const char *guest, c
 	v->terminal = !json && isatty(STDOUT_FILENO) && term && strcmp(term, "dumb");
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 static unsigned columns(void)
 {
 	struct winsize w;
@@ -161,7 +153,7 @@ static void show_progress(struct view *v, const json_t *m)
 	char one[LINE_MAX_LEN], two[LINE_MAX_LEN];
 	const char *phase = message_text(m, "phase");
 	bool changed = strcmp(v->phase, phase);
-	uint64_t now = now_ms();
+	uint64_t now = units_now_ms();
 
 	snprintf(v->phase, sizeof(v->phase), "%s", phase);
 	if (v->terminal) {

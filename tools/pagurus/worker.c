@@ -36,6 +36,12 @@ void worker_say(struct worker *w, enum session_log level, const char *fmt, ...)
 	worker_send(w, report_message(level, text), true);
 }
 
+void worker_say_peer(struct worker *w, const char *peer)
+{
+	worker_send(w, json_pack("{ss so}", "type", "authenticated", "peer", message_string(peer)),
+		    true);
+}
+
 int worker_journal(struct worker *w, void (*change)(struct journal *j, void *ctx), void *ctx,
 		   struct pgr_error *err)
 {

@@ -60,6 +60,9 @@ void worker_send(struct worker *w, json_t *message, bool wait);
 void worker_say(struct worker *w, enum session_log level, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* The other host has proved who it is: the daemon's time limit for strangers does not hold any more. */
+void worker_say_peer(struct worker *w, const char *peer);
+
 /* Update the journal under its lock: change() edits, then it is written. */
 int worker_journal(struct worker *w, void (*change)(struct journal *j, void *ctx), void *ctx,
 		   struct pgr_error *err);

@@ -23,7 +23,10 @@
 static int bury(struct worker *w, const char *peer, struct pgr_error *err)
 {
 	struct journal *j = &w->journal;
+	int rc = journal_trim(w->paths.state, peer, err);
 
+	if (rc)
+		return rc;
 	*j = (struct journal){.role = JOURNAL_TARGET, .mark = SESSION_MARK_RETURNED, .done = true};
 	memcpy(j->session, w->session, sizeof(j->session));
 	snprintf(j->peer, sizeof(j->peer), "%s", peer);
@@ -66,8 +69,10 @@ static int serve(struct worker *w, int (*answer)(struct worker *w, struct channe
 	int rc;
 
 	rc = connect_from(w->first.fd, w->id, NULL, peer, &c, &err);
-	if (!rc)
+	if (!rc) {
+		worker_say_peer(w, peer);
 		rc = answer(w, c, peer, &err);
+	}
 	if (c)
 		c->ops->close(c);
 	journal_close(w->journal_file);

@@ -4,20 +4,24 @@
  *
  * Connections: the daemon passes each with its preamble read. The first is the session's channel 0; every other one does its TLS
  * handshake on a thread of its own, so that a stranger who is slow at it holds up nobody, and is queued when it has proved to
- * be the same peer.
+ * be the same peer. Handshakes are bounded in number, where a newcomer may take the place of one that waits, and in time.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "tools/pagurus/connect.h"
+#include "tools/pagurus/crowd.h"
 #include "tools/pagurus/guests.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/recover.h"
 #include "tools/pagurus/report.h"
+#include "tools/pagurus/units.h"
 #include "tools/pagurus/worker.h"
 
 #define HANDSHAKES_MAX 32u
@@ -29,18 +33,23 @@ struct arrived {
 	enum pgr_purpose purpose;
 };
 
-struct arrivals {
-	struct worker *w;
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	struct arrived *first;
-	unsigned handshakes;
-	char peer[256]; /* set before the first of the others comes; constant */
+struct handshake {
+	bool used;
+	struct arrivals *a;
+	struct worker_connection
+		c; /* its descriptor is the thread's, which closes it when it likes */
+	int fd;	   /* the same connection, for who ends the handshake from outside */
+	uint64_t since_ms;
+	uint8_t network[CROWD_NETWORK];
 };
 
-struct handshake {
-	struct arrivals *a;
-	struct worker_connection c;
+struct arrivals {
+	struct worker *w;
+	pthread_mutex_t lock; /* all below */
+	pthread_cond_t changed;
+	struct arrived *first;
+	struct handshake handshakes[HANDSHAKES_MAX];
+	char peer[256]; /* set before the first of the others comes; constant */
 };
 
 static void queue(struct arrivals *a, struct arrived *item)
@@ -84,37 +93,67 @@ static void *handshake(void *ctx)
 	if (authenticate(h->a, &h->c, h->a->peer, peer, &err))
 		worker_say(h->a->w, SESSION_WARNING, "a connection was refused: %s", err.text);
 	pthread_mutex_lock(&h->a->lock);
-	h->a->handshakes--;
+	close(h->fd);
+	h->used = false;
+	pthread_cond_broadcast(&h->a->changed);
 	pthread_mutex_unlock(&h->a->lock);
-	free(h);
 	return NULL;
+}
+
+/* Their threads notice and end. Caller holds lock. */
+static void end_slow_handshakes(struct arrivals *a)
+{
+	uint64_t now = units_now_ms();
+
+	for (unsigned i = 0; i < HANDSHAKES_MAX; i++)
+		if (a->handshakes[i].used && now - a->handshakes[i].since_ms >= CONNECT_STRANGER_MS)
+			shutdown(a->handshakes[i].fd, SHUT_RDWR);
+}
+
+/* A place for another handshake. Caller holds lock. */
+static struct handshake *make_room(struct arrivals *a)
+{
+	struct crowd_member crowd[HANDSHAKES_MAX];
+	struct handshake *h;
+
+	for (unsigned i = 0; i < HANDSHAKES_MAX; i++) {
+		h = &a->handshakes[i];
+		if (!h->used)
+			return h;
+		crowd[i] = (struct crowd_member){.waits = true, .since_ms = h->since_ms};
+		memcpy(crowd[i].network, h->network, CROWD_NETWORK);
+	}
+	h = &a->handshakes[crowd_choose(crowd, HANDSHAKES_MAX)];
+	shutdown(h->fd, SHUT_RDWR);
+	while (h->used)
+		pthread_cond_wait(&a->changed, &a->lock);
+	return h;
 }
 
 static void further_connection(struct worker *w, const struct worker_connection *c)
 {
 	struct arrivals *a = w->connection_ctx;
-	struct handshake *h = malloc(sizeof(*h));
+	struct handshake *h;
 	pthread_t thread;
-	bool room;
+	int fd = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
 
-	pthread_mutex_lock(&a->lock);
-	room = h && a->handshakes < HANDSHAKES_MAX;
-	a->handshakes += room;
-	pthread_mutex_unlock(&a->lock);
-	if (!room) {
+	if (fd < 0) {
 		close(c->fd);
-		free(h);
 		return;
 	}
-	*h = (struct handshake){.a = a, .c = *c};
-	if (!pthread_create(&thread, NULL, handshake, h)) {
-		pthread_detach(thread);
-		return;
-	}
-	close(c->fd);
-	free(h);
 	pthread_mutex_lock(&a->lock);
-	a->handshakes--;
+	end_slow_handshakes(a);
+	h = make_room(a);
+	*h = (struct handshake){
+		.used = true, .a = a, .c = *c, .fd = fd, .since_ms = units_now_ms()};
+	crowd_network(fd, h->network);
+	if (pthread_create(&thread, NULL, handshake, h)) {
+		close(c->fd);
+		close(fd);
+		h->used = false;
+	} else {
+		pthread_detach(thread);
+	}
 	pthread_mutex_unlock(&a->lock);
 }
 
@@ -134,6 +173,7 @@ static int accept_next(void *ctx, unsigned timeout_ms, unsigned *channel, enum p
 		until.tv_nsec -= 1000000000l;
 	}
 	pthread_mutex_lock(&a->lock);
+	end_slow_handshakes(a);
 	while (!a->first && !rc)
 		rc = pthread_cond_timedwait(&a->changed, &a->lock, &until);
 	item = a->first;
@@ -174,7 +214,10 @@ static int guest_seen(void *ctx, const struct guest_description *d, struct pgr_e
 static int begin_journal(struct worker *w, const char *peer, struct pgr_error *err)
 {
 	struct journal *j = &w->journal;
+	int rc = journal_trim(w->paths.state, peer, err);
 
+	if (rc)
+		return rc;
 	memcpy(j->session, w->session, sizeof(j->session));
 	j->role = JOURNAL_TARGET;
 	j->mark = SESSION_MARK_BEGIN;
@@ -222,10 +265,7 @@ int worker_target(struct worker *w)
 	init_arrivals(&arrivals, w);
 	rc = authenticate(&arrivals, &w->first, NULL, arrivals.peer, &err);
 	if (!rc) {
-		worker_send(w,
-			    json_pack("{ss so}", "type", "authenticated", "peer",
-				      message_string(arrivals.peer)),
-			    true);
+		worker_say_peer(w, arrivals.peer);
 		rc = begin_journal(w, arrivals.peer, &err);
 	}
 	if (!rc)
