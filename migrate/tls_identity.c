@@ -29,6 +29,8 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
+#include "migrate/tls_gcm.h"
+
 #define TLS_PEM_MAX	(64u << 10)
 #define TLS_TRUSTED_MAX 4096u
 #define TLS_DAY_S	(24 * 60 * 60)
@@ -602,7 +604,7 @@ static int load_context(struct tls_identity *id, EVP_PKEY *key, struct pgr_error
 			? "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 			: "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384";
 
-	id->ctx = SSL_CTX_new(TLS_method());
+	id->ctx = SSL_CTX_new_ex(NULL, tls_gcm_properties(), TLS_method());
 	if (!id->ctx || !SSL_CTX_set_min_proto_version(id->ctx, TLS1_3_VERSION) ||
 	    !SSL_CTX_set_max_proto_version(id->ctx, TLS1_3_VERSION) ||
 	    !SSL_CTX_set_ciphersuites(id->ctx, order) || !SSL_CTX_set_num_tickets(id->ctx, 0) ||
