@@ -144,38 +144,46 @@ static int fd_write(struct channel *c, const struct iovec *iov, unsigned nr, str
 	return 0;
 }
 
-static int fd_read(struct channel *c, void *data, size_t length, struct pgr_error *err)
+/* Bytes that nobody asked for are read ahead, unless there is room for them at data. */
+static int fd_fill(struct channel_fd *f, void *data, size_t least, size_t most, size_t *got,
+		   struct pgr_error *err)
 {
-	struct channel_fd *f = to_fd(c);
-	size_t got;
 	int ret = atomic_load(&f->cancelled) ? -ECANCELED : 0;
 
 	if (ret)
 		return fd_fail(f, ret, "receiving", err);
-	got = channel_ahead_take(&f->ahead, data, length);
-	while (got < length && !ret) {
+	*got = channel_ahead_take(&f->ahead, data, most);
+	while (*got < least && !ret) {
 		struct iovec iov[2];
 		ssize_t n;
 
-		channel_ahead_iov(&f->ahead, (char *)data + got, length - got, iov);
-		n = fd_receive(f, iov, 2);
+		channel_ahead_iov(&f->ahead, (char *)data + *got, most - *got, iov);
+		n = fd_receive(f, iov, most > least ? 1 : 2);
 		if (n > 0)
-			got += channel_ahead_got(&f->ahead, length - got, (size_t)n);
+			*got += channel_ahead_got(&f->ahead, most - *got, (size_t)n);
 		ret = fd_again(f, n, POLLIN);
 		if (n == 0 && !ret) {
-			if (got == 0)
+			if (*got == 0)
 				return pgr_fail(err, -ENODATA,
-						"%s: the other end closed the connection", c->peer);
+						"%s: the other end closed the connection",
+						f->c.peer);
 			return pgr_fail(
 				err, -EPIPE,
 				"%s: the other end closed the connection after %zu of %zu expected bytes; look for the reason in its log, then retry",
-				c->peer, got, length);
+				f->c.peer, *got, least);
 		}
 	}
 	if (ret)
 		return fd_fail(f, ret, "receiving", err);
-	channel_count(&c->read, length);
+	channel_count(&f->c.read, *got);
 	return 0;
+}
+
+static int fd_read(struct channel *c, void *data, size_t length, struct pgr_error *err)
+{
+	size_t got;
+
+	return fd_fill(to_fd(c), data, length, length, &got, err);
 }
 
 static int fd_sync(struct channel *c, struct pgr_error *err)
@@ -325,6 +333,15 @@ out:
 		fd_close(&f->c);
 	}
 	return ret;
+}
+
+int channel_fd_read_some(struct channel *c, void *data, size_t least, size_t most, size_t *got,
+			 struct pgr_error *err)
+{
+	if (c->ops == &fd_ops)
+		return fd_fill(to_fd(c), data, least, most, got, err);
+	*got = least;
+	return c->ops->read(c, data, least, err);
 }
 
 void channel_fd_limit(struct channel *c, unsigned ms)

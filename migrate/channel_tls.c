@@ -7,18 +7,22 @@
  * It is given whole records that arrived (`in`), and what it wants to send lands in memory (`out`).
  *
  *   writer: lock; encrypt up to TLS_BATCH bytes into `out`; exchange `out` and `sending`; unlock; write `sending` below
- *   reader: read one record below; lock; publish it in `in`; decrypt; unlock
+ *   reader: read below what has come, at least a record; lock; publish the whole records of `in`; decrypt; unlock
  *
- * What that buys against a non-blocking socket in OpenSSL's hands: the lock is held for the ciphering only (some 30 µs a batch)
- * and not for system calls; one system call sends eight full records instead of one; and any channel can be below, so that tests
- * put a faulty one there. What it costs are copies of 16 KiB within the cache. In the bulk direction a thread is busy with one
- * core's worth of ciphering plus sending; the acknowledgements of the other direction wait for at most one batch. Both
- * directions in bulk share one core's ciphering: who wants more opens more channels.
+ * What that buys against a non-blocking socket in OpenSSL's hands: the lock is held for the ciphering only (some 15 µs a batch)
+ * and not for system calls; one system call sends eight full records instead of one, and one fetches as many; and any channel can
+ * be below, so that tests put a faulty one there. What it costs is one copy at each end, between our buffers and OpenSSL's, within
+ * the cache. In the bulk direction a thread is busy with one core's worth of ciphering plus sending; the acknowledgements of the
+ * other direction wait for at most one batch. Both directions in bulk share one core's ciphering: who wants more opens more
+ * channels. The cipher itself: tls_gcm.c.
  *
  * Order. Only the writer sends. What reading makes OpenSSL say (an alert) is put into `out` under the lock and goes with the next
- * batch, or with close(). `in` is filled outside of the lock but published (in_end) under it, so that OpenSSL in the writer's
- * hands never sees a record in part. `out` cannot overflow: a batch is begun only with room for it, and OpenSSL is told to try
- * again when there is none.
+ * batch, or with close(). `in` holds, in this order, what OpenSSL has used (up to in_start), what is published (up to in_end) and
+ * what else has come (up to in_filled), perhaps a record in part. The reader fills it outside of the lock and moves in_end under
+ * it, over whole records only; and it looks for more, and moves what is left to the front, only when OpenSSL has asked for bytes
+ * and found none, so when all that was published is used. Nobody else publishes: OpenSSL in the writer's hands never sees a record
+ * in part, nor one that is being moved. During the handshake records are published singly, so that there each step sees one.
+ * `out` cannot overflow: a batch is begun only with room for it, and OpenSSL is told to try again when there is none.
  *
  * Keys are changed every TLS_REKEY bytes; AES-GCM allows 2^24.5 full records, about 388 GB, under one key (RFC 8446, 5.5).
  *
@@ -30,6 +34,7 @@
  * An end without a close_notify alert is a cut (-EPIPE), never an orderly end (-ENODATA).
  */
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,6 +56,8 @@
 /* A record grows by its header, content type and tag. Beside a batch there is room for a key update and alerts. */
 #define TLS_GROWTH 64u
 #define TLS_OUT	   (TLS_BATCH + 8 * TLS_GROWTH + TLS_CIPHER + 2048)
+/* A batch of the other end, so that one system call fetches what one sent. */
+#define TLS_IN (TLS_BATCH + 8 * TLS_GROWTH + TLS_CIPHER)
 
 #define TLS_REKEY	 (UINT64_C(256) << 20)
 #define TLS_HANDSHAKE_MS 30000u
@@ -65,9 +72,11 @@ struct channel_tls {
 	struct channel *inner;
 	pthread_mutex_t lock; /* ssl, in_start, in_end, out, out_used, until_rekey */
 	SSL *ssl;
-	unsigned char in[TLS_HEADER + TLS_CIPHER]; /* the reader's until published */
+	unsigned char
+		in[TLS_IN]; /* the reader's but for in_start..in_end: published and not yet used */
 	size_t in_start;
 	size_t in_end;
+	size_t in_filled; /* the reader's: where what came ends */
 	unsigned char *out;
 	size_t out_used;
 	unsigned char *sending;		/* the writer's */
@@ -167,38 +176,90 @@ static int tls_send(struct channel_tls *t, struct pgr_error *err)
 	return iov.iov_len ? t->inner->ops->write(t->inner, &iov, 1, err) : 0;
 }
 
-/* Get one record and publish it. The reader only, when all of the last one is used; the lock is free. */
-static int tls_receive(struct channel_tls *t, struct pgr_error *err)
+/* The length of the record whose header is at p, 0: that is none. */
+static size_t tls_record(const unsigned char *p)
+{
+	size_t length = (size_t)p[3] << 8 | p[4];
+
+	/* 20 to 23: change_cipher_spec, alert, handshake, application_data; the version is 3.x (RFC 8446, 5.1). */
+	if (p[0] < 20 || p[0] > 23 || p[1] != 3 || length == 0 || length > TLS_CIPHER)
+		return 0;
+	return TLS_HEADER + length;
+}
+
+/* Step *at over the whole records that are here, at most `most`. How long what comes then must be to tell more, 0: no TLS. */
+static size_t tls_scan(const struct channel_tls *t, size_t *at, unsigned most)
+{
+	size_t want = TLS_HEADER;
+
+	while (t->in_filled - *at >= want) {
+		if (want == TLS_HEADER) {
+			want = tls_record(t->in + *at);
+			if (want == 0)
+				return 0;
+		} else {
+			*at += want;
+			want = TLS_HEADER;
+			if (--most == 0)
+				break;
+		}
+	}
+	return want;
+}
+
+/* Read until `want` bytes are here, and what comes along with them. */
+static int tls_fill(struct channel_tls *t, size_t want, struct pgr_error *err)
 {
 	struct channel *inner = t->inner;
-	size_t length;
-	int ret = inner->ops->read(inner, t->in, TLS_HEADER, err);
+	const bool within = t->in_filled > 0;
+	size_t got;
+	int ret = channel_fd_read_some(inner, t->in + t->in_filled, want - t->in_filled,
+				       TLS_IN - t->in_filled, &got, err);
 
 	if (ret == -ENODATA)
 		return pgr_fail(
 			err, -EPIPE,
-			"%s: the connection ended without a goodbye, so it was cut or the other end died; look into its log, then retry",
+			within ? "%s: the connection ended within a TLS record; look into the other end's log, then retry"
+			       : "%s: the connection ended without a goodbye, so it was cut or the other end died; look into its log, then retry",
 			inner->peer);
+	if (!ret)
+		t->in_filled += got;
+	return ret;
+}
+
+/* Get one record or more, at most `most`, and publish them. The reader only, when all others are used; the lock is free. */
+static int tls_receive(struct channel_tls *t, unsigned most, struct pgr_error *err)
+{
+	size_t from = t->in_end;
+	size_t to = from;
+	size_t want = tls_scan(t, &to, most);
+	int ret = 0;
+
+	if (to == from && from > 0) {
+		/* OpenSSL finds nothing here in between. */
+		pthread_mutex_lock(&t->lock);
+		t->in_start = 0;
+		t->in_end = 0;
+		pthread_mutex_unlock(&t->lock);
+		t->in_filled -= from;
+		memmove(t->in, t->in + from, t->in_filled);
+		from = 0;
+		to = 0;
+	}
+	while (to == from && want > 0 && !ret) {
+		ret = tls_fill(t, want, err);
+		if (!ret)
+			want = tls_scan(t, &to, most);
+	}
 	if (ret)
 		return ret;
-	length = (size_t)t->in[3] << 8 | t->in[4];
-	/* 20 to 23: change_cipher_spec, alert, handshake, application_data; the version is 3.x (RFC 8446, 5.1). */
-	if (t->in[0] < 20 || t->in[0] > 23 || t->in[1] != 3 || length == 0 || length > TLS_CIPHER)
+	if (to == from)
 		return pgr_fail(
 			err, -EPROTO,
 			"%s: the other end does not speak TLS (it sent %02x %02x %02x %02x %02x); is a `pagurus daemon` on that port?",
-			inner->peer, t->in[0], t->in[1], t->in[2], t->in[3], t->in[4]);
-	ret = inner->ops->read(inner, t->in + TLS_HEADER, length, err);
-	if (ret == -ENODATA)
-		ret = pgr_fail(
-			err, -EPIPE,
-			"%s: the connection ended within a TLS record; look into the other end's log, then retry",
-			inner->peer);
-	if (ret)
-		return ret;
+			t->inner->peer, t->in[0], t->in[1], t->in[2], t->in[3], t->in[4]);
 	pthread_mutex_lock(&t->lock);
-	t->in_start = 0;
-	t->in_end = TLS_HEADER + length;
+	t->in_end = to;
 	pthread_mutex_unlock(&t->lock);
 	return 0;
 }
@@ -335,7 +396,7 @@ static int tls_read(struct channel *c, void *data, size_t length, struct pgr_err
 		pthread_mutex_unlock(&t->lock);
 		if (ret != -EAGAIN)
 			break;
-		ret = tls_receive(t, err);
+		ret = tls_receive(t, UINT_MAX, err);
 		if (!ret)
 			ret = -EAGAIN;
 	}
@@ -560,7 +621,7 @@ static int tls_step(struct channel_tls *t, int (*step)(struct channel_tls *t),
 			return pgr_fail(err, -EPROTO,
 					"%s: the TLS handshake does not end after %d records",
 					t->c.peer, TLS_HANDSHAKE_RECORDS);
-		ret = tls_receive(t, err);
+		ret = tls_receive(t, 1, err);
 		if (ret && sent.code) {
 			*err = sent;
 			ret = sent.code;

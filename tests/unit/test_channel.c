@@ -22,6 +22,7 @@
 
 #include "migrate/channel.h"
 #include "migrate/channel_fault.h"
+#include "migrate/channel_fd.h"
 #include "migrate/channel_io.h"
 #include "migrate/channel_limit.h"
 #include "tests/unit/channel_pump.h"
@@ -185,6 +186,50 @@ static void orderly_end_differs_from_a_cut(void)
 	CHECK_EQ(get(c[1], buf, 1), -ENODATA);
 	/* SIGPIPE has its default action here: it would end the test program. */
 	CHECK_EQ(put(c[1], "x", 1), -EPIPE);
+	c[1]->ops->close(c[1]);
+}
+
+/* What is there comes, between least and most; what an exact read had read ahead comes first. */
+static void some_bytes_are_read(void)
+{
+	const struct fault_plan plan = {.kind = FAULT_NONE};
+	struct channel *c[2];
+	char back[16];
+	size_t got;
+
+	pair(c, 60000);
+	CHECK_EQ(put(c[0], "0123456789", 10), 0);
+	CHECK_EQ(get(c[1], back, 2), 0);
+	CHECK_EQ(channel_fd_read_some(c[1], back, 1, 5, &got, &err), 0);
+	CHECK_EQ(got, 5);
+	CHECK_MEM(back, "23456", 5);
+	CHECK_EQ(channel_fd_read_some(c[1], back, 1, 16, &got, &err), 0);
+	CHECK_EQ(got, 3);
+	CHECK_MEM(back, "789", 3);
+	CHECK_EQ(put(c[0], "abc", 3), 0);
+	CHECK_EQ(channel_fd_read_some(c[1], back, 3, 3, &got, &err), 0);
+	CHECK_EQ(got, 3);
+	CHECK_MEM(back, "abc", 3);
+	CHECK_EQ(put(c[0], "defgh", 5), 0);
+	CHECK_EQ(channel_fd_read_some(c[1], back, 2, 16, &got, &err), 0);
+	CHECK_EQ(got, 5);
+	CHECK_EQ(c[1]->read, 18);
+	/* Another kind gives what is asked for at least. */
+	CHECK_EQ(channel_fault_wrap(c[1], &plan, &c[1], &err), 0);
+	CHECK_EQ(put(c[0], "ijklm", 5), 0);
+	CHECK_EQ(channel_fd_read_some(c[1], back, 2, 16, &got, &err), 0);
+	CHECK_EQ(got, 2);
+	CHECK_MEM(back, "ij", 2);
+	close_both(c);
+
+	pair(c, 60000);
+	CHECK_EQ(put(c[0], "x", 1), 0);
+	c[0]->ops->close(c[0]);
+	CHECK_EQ(channel_fd_read_some(c[1], back, 2, 16, &got, &err), -EPIPE);
+	CHECK_HAS(err.text, "after 1 of 2 expected bytes");
+	CHECK_EQ(channel_fd_read_some(c[1], back, 2, 16, &got, &err), -ENODATA);
+	c[1]->ops->shutdown(c[1]);
+	CHECK_EQ(channel_fd_read_some(c[1], back, 2, 16, &got, &err), -ECANCELED);
 	c[1]->ops->close(c[1]);
 }
 
@@ -831,7 +876,7 @@ static void fault_names_are_checked(void)
 UNIT_MAIN(TEST(unix_carries_both_directions), TEST(tcp_carries_both_directions),
 	  TEST(tcp_listens_on_both_families), TEST(tcp_connect_can_be_cancelled),
 	  TEST(tcp_refuses_a_wrong_name), TEST(orderly_end_differs_from_a_cut),
-	  TEST(a_pipe_is_a_channel), TEST(a_shared_pipe_stays_blocking),
+	  TEST(some_bytes_are_read), TEST(a_pipe_is_a_channel), TEST(a_shared_pipe_stays_blocking),
 	  TEST(a_full_device_says_so), TEST(a_file_descriptor_keeps_its_position),
 	  TEST(what_is_no_stream_is_refused), TEST(too_many_pieces_are_refused),
 	  TEST(silence_times_out), TEST(slow_progress_is_progress), TEST(cancel_wakes_a_socket),

@@ -22,6 +22,7 @@
 #include "migrate/channel.h"
 #include "migrate/channel_fault.h"
 #include "migrate/channel_io.h"
+#include "migrate/tls_gcm.h"
 #include "migrate/tls_identity.h"
 #include "tests/unit/channel_pump.h"
 #include "tests/unit/unit.h"
@@ -281,14 +282,11 @@ static void *send_much(void *arg)
 	return NULL;
 }
 
-static void keys_change_on_the_way(void)
+static void change_keys(struct end e[2])
 {
 	static char back[1 << 20];
-	struct end e[2];
 	pthread_t t;
 
-	make_two();
-	meet_well(e);
 	pump_data(BULK);
 	CHECK_EQ(pthread_create(&t, NULL, send_much, e[0].c), 0);
 	for (size_t i = 0; i < 13 * (BULK / sizeof(back)); i++) {
@@ -300,7 +298,113 @@ static void keys_change_on_the_way(void)
 	pthread_join(t, NULL);
 	for (size_t i = 0; i < 13 * (BULK / sizeof(back)); i++)
 		CHECK_EQ(get(e[0].c, back, 1), 0);
+}
+
+static void keys_change_on_the_way(void)
+{
+	struct end e[2];
+
+	make_two();
+	meet_well(e);
+	change_keys(e);
 	part(e);
+}
+
+/* ---- AES-GCM by our provider and by OpenSSL's own ---- */
+
+static struct tls_identity *load_with(const char *host, enum tls_gcm_use use, const char *suite)
+{
+	struct tls_identity *id;
+
+	tls_gcm_use(use);
+	id = load(host);
+	tls_gcm_use(TLS_GCM_WHERE_FAST);
+	CHECK_EQ(SSL_CTX_set_ciphersuites(id->ctx, suite), 1);
+	return id;
+}
+
+/* Where each of a and b takes AES-GCM from, and who must then have done it how often: a cipher for each direction. */
+static const struct {
+	enum tls_gcm_use use[2];
+	unsigned contexts;
+} sides[] = {
+	{{TLS_GCM_ALWAYS, TLS_GCM_ALWAYS}, 4},
+	{{TLS_GCM_ALWAYS, TLS_GCM_NEVER}, 2},
+	{{TLS_GCM_NEVER, TLS_GCM_ALWAYS}, 2},
+	{{TLS_GCM_NEVER, TLS_GCM_NEVER}, 0},
+};
+
+static const char *const suites[][2] = {
+	{"TLS_AES_128_GCM_SHA256", "AES-128-GCM"},
+	{"TLS_AES_256_GCM_SHA384", "AES-256-GCM"},
+};
+
+static void meet_sides(struct end e[2], size_t side, size_t suite)
+{
+	struct tls_identity *a = load_with("a", sides[side].use[0], suites[suite][0]);
+	struct tls_identity *b = load_with("b", sides[side].use[1], suites[suite][0]);
+
+	meet_with(e, a, b, "b", "a", "none");
+	CHECK_MSG(!e[0].ret && !e[1].ret, "%s; %s", e[0].err.text, e[1].err.text);
+	CHECK_HAS(e[0].c->peer, suites[suite][1]);
+	CHECK_EQ(tls_gcm_contexts(), sides[side].contexts);
+	tls_identity_free(a);
+	tls_identity_free(b);
+}
+
+static void each_provider_understands_the_other(void)
+{
+	struct channel *c[2];
+	struct end e[2];
+
+	make_two();
+	for (size_t suite = 0; suite < 2; suite++) {
+		for (size_t side = 0; side < sizeof(sides) / sizeof(sides[0]); side++) {
+			char byte;
+
+			meet_sides(e, side, suite);
+			c[0] = e[0].c;
+			c[1] = e[1].c;
+			pump_both(c, 8u << 20, side);
+			e[0].c->ops->close(e[0].c);
+			CHECK_EQ(get(e[1].c, &byte, 1), -ENODATA);
+			e[1].c->ops->close(e[1].c);
+			/* Every key is wiped and given back. */
+			CHECK_EQ(tls_gcm_contexts(), 0);
+		}
+	}
+}
+
+static void keys_change_between_providers(void)
+{
+	struct end e[2];
+
+	make_two();
+	for (size_t side = 1; side < 3; side++) {
+		meet_sides(e, side, side - 1);
+		change_keys(e);
+		part(e);
+	}
+}
+
+static void the_provider_is_used_where_it_is_fast(void)
+{
+	struct tls_identity *id;
+	struct end e[2];
+	unsigned contexts;
+
+	make_two();
+	meet_well(e);
+	contexts = tls_gcm_contexts();
+	CHECK_EQ(contexts, tls_gcm_properties() ? 4 : 0);
+	part(e);
+	id = load("a");
+	/* What decides whom we can talk to is as it was: three suites, AES-128 first where the processor has AES. */
+	CHECK(sk_SSL_CIPHER_num(SSL_CTX_get_ciphers(id->ctx)) >= 3);
+	CHECK_STR(SSL_CIPHER_get_name(sk_SSL_CIPHER_value(SSL_CTX_get_ciphers(id->ctx), 0)),
+		  __builtin_cpu_supports("aes") ? "TLS_AES_128_GCM_SHA256"
+						: "TLS_CHACHA20_POLY1305_SHA256");
+	tls_identity_free(id);
 }
 
 static void an_unknown_client_is_refused(void)
@@ -615,19 +719,20 @@ static void garbage_is_refused(void)
 
 static void *drip(void *arg)
 {
+	static const unsigned char head[] = {22, 3, 1, 0x40, 0};
 	int fd = *(int *)arg;
 
-	/* A record that would take 5 s to come, each byte well within the timeout. */
-	for (int i = 0; i < 100; i++) {
-		static const unsigned char head[] = {22, 3, 1, 0, 200};
-
+	/* A record that would take minutes to come, each byte well within the timeout; and then an end, which is no timeout. */
+	for (int i = 0; i < 16000; i++) {
 		if (send(fd, i < 5 ? (const void *)&head[i] : "", 1, MSG_NOSIGNAL) < 0)
-			break;
-		usleep(50000);
+			return NULL;
+		usleep(10000);
 	}
+	shutdown(fd, SHUT_WR);
 	return NULL;
 }
 
+/* The limit is one for the whole handshake, not for each wait. */
 static void a_dripping_stranger_is_bounded(void)
 {
 	struct tls_identity *id;
@@ -639,7 +744,7 @@ static void a_dripping_stranger_is_bounded(void)
 	id = load("b");
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
 	CHECK_EQ(pthread_create(&t, NULL, drip, &fd[0]), 0);
-	e = (struct end){.raw = wrap(fd[1], 400), .role = TLS_SERVER, .id = id};
+	e = (struct end){.raw = wrap(fd[1], 2000), .role = TLS_SERVER, .id = id};
 	handshake(&e);
 	CHECK_EQ(e.ret, -ETIMEDOUT);
 	pthread_join(t, NULL);
@@ -702,15 +807,13 @@ static void run_fault(const char *fault, struct end e[2], struct tls_identity *a
 	e[1].c->ops->close(e[1].c);
 }
 
-static void faults_in_the_data_are_noticed(void)
+static void notice_faults(enum tls_gcm_use use)
 {
-	struct tls_identity *a, *b;
+	struct tls_identity *a = load_with("a", use, suites[0][0]);
+	struct tls_identity *b = load_with("b", use, suites[0][0]);
 	struct end e[2];
 	int sent, received;
 
-	make_two();
-	a = load("a");
-	b = load("b");
 	run_fault("none", e, a, b, &sent, &received);
 	CHECK_EQ(sent, 0);
 	CHECK_EQ(received, 0);
@@ -727,6 +830,134 @@ static void faults_in_the_data_are_noticed(void)
 	run_fault("write-drop@byte:500000", e, a, b, &sent, &received);
 	CHECK_EQ(sent, 0);
 	CHECK(received == -EBADMSG || received == -EPROTO);
+	tls_identity_free(a);
+	tls_identity_free(b);
+}
+
+static void faults_in_the_data_are_noticed(void)
+{
+	make_two();
+	notice_faults(TLS_GCM_ALWAYS);
+	notice_faults(TLS_GCM_NEVER);
+}
+
+/* Ends that have met, and the descriptors below them. */
+static void meet_bare(struct end e[2], int fd[2])
+{
+	pthread_t t;
+	struct tls_identity *a = load("a"), *b = load("b");
+
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
+	e[0] = (struct end){.raw = wrap(fd[0], PATIENT), .role = TLS_CLIENT, .id = a};
+	e[1] = (struct end){.raw = wrap(fd[1], PATIENT), .role = TLS_SERVER, .id = b};
+	CHECK_EQ(pthread_create(&t, NULL, handshake, &e[1]), 0);
+	handshake(&e[0]);
+	pthread_join(t, NULL);
+	CHECK_MSG(!e[0].ret && !e[1].ret, "%s; %s", e[0].err.text, e[1].err.text);
+	tls_identity_free(a);
+	tls_identity_free(b);
+}
+
+/* Records and what follows them arrive at once: the records count. */
+static void what_came_before_the_fault_is_delivered(void)
+{
+	static const struct {
+		const char *bytes;
+		size_t n;
+		int ret;
+		const char *says;
+	} ends[] = {
+		{"GET / HTTP", 10, -EPROTO, "does not speak TLS (it sent 47 45 54 20 2f)"},
+		{"\x17\x03\x03", 3, -EPIPE, "within a TLS record"},
+		{"\x17\x03\x03\x01\x00", 5, -EPIPE, "within a TLS record"},
+		{"\x17\x03\x03\x01\x00?", 6, -EPIPE, "within a TLS record"},
+		{"", 0, -EPIPE, "without a goodbye"},
+		{"\x17\x03\x03\x00\x14?????????????????????", 25, -EBADMSG, "changed on its way"},
+	};
+	static char back[100000];
+
+	make_two();
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+		struct end e[2];
+		int fd[2];
+
+		meet_bare(e, fd);
+		/* The socket holds all of it. */
+		CHECK_EQ(put(e[0].c, pump_data(sizeof(back)), sizeof(back)), 0);
+		CHECK_EQ(write(fd[0], ends[i].bytes, ends[i].n), (ssize_t)ends[i].n);
+		CHECK_EQ(shutdown(fd[0], SHUT_WR), 0);
+		CHECK_EQ(get(e[1].c, back, sizeof(back)), 0);
+		CHECK_MEM(back, pump_data(sizeof(back)), sizeof(back));
+		CHECK_EQ(get(e[1].c, back, 1), ends[i].ret);
+		CHECK_HAS(err.text, ends[i].says);
+		part(e);
+	}
+}
+
+#define RELAY_MAX 300000u
+
+struct relay {
+	int from, to;
+	uint64_t random;
+	pthread_t thread;
+};
+
+/* Hand on what comes in pieces that have nothing to do with how it was sent. */
+static void *relay(void *arg)
+{
+	static const size_t most[] = {1, 7, 100, 5000, 40000, RELAY_MAX};
+	struct relay *r = arg;
+	char *buf = malloc(RELAY_MAX);
+	ssize_t n;
+
+	CHECK(buf);
+	while ((n = read(r->from, buf, most[unit_below(&r->random, 6)])) > 0) {
+		for (ssize_t at = 0, done; at < n; at += done) {
+			done = send(r->to, buf + at, (size_t)(n - at), MSG_NOSIGNAL);
+			/* The other end has all that it wanted; else it says what is missing. */
+			if (done <= 0)
+				goto out;
+		}
+	}
+out:
+	shutdown(r->to, SHUT_WR);
+	free(buf);
+	return NULL;
+}
+
+static void records_may_arrive_in_any_pieces(void)
+{
+	struct tls_identity *a, *b;
+	struct channel *c[2];
+	struct relay r[2];
+	pthread_t server;
+	struct end e[2];
+	int fd[2][2];
+
+	make_two();
+	a = load("a");
+	b = load("b");
+	for (int i = 0; i < 2; i++)
+		CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd[i]), 0);
+	for (int i = 0; i < 2; i++) {
+		r[i] = (struct relay){
+			.from = fd[i][1], .to = fd[1 - i][1], .random = unit_seed() + (uint64_t)i};
+		CHECK_EQ(pthread_create(&r[i].thread, NULL, relay, &r[i]), 0);
+	}
+	e[0] = (struct end){.raw = wrap(fd[0][0], PATIENT), .role = TLS_CLIENT, .id = a};
+	e[1] = (struct end){.raw = wrap(fd[1][0], PATIENT), .role = TLS_SERVER, .id = b};
+	CHECK_EQ(pthread_create(&server, NULL, handshake, &e[1]), 0);
+	handshake(&e[0]);
+	pthread_join(server, NULL);
+	CHECK_MSG(!e[0].ret && !e[1].ret, "%s; %s", e[0].err.text, e[1].err.text);
+	c[0] = e[0].c;
+	c[1] = e[1].c;
+	pump_both(c, 16u << 20, 5);
+	part(e);
+	for (int i = 0; i < 2; i++) {
+		pthread_join(r[i].thread, NULL);
+		close(fd[i][1]);
+	}
 	tls_identity_free(a);
 	tls_identity_free(b);
 }
@@ -1104,15 +1335,17 @@ static void fingerprints_are_those_of_openssl(void)
 }
 
 UNIT_MAIN(TEST(hosts_that_trust_each_other_meet), TEST(bulk_goes_both_ways_at_once),
-	  TEST(keys_change_on_the_way), TEST(an_unknown_client_is_refused),
-	  TEST(an_unknown_server_is_refused), TEST(an_expired_certificate_is_refused),
-	  TEST(a_certificate_of_the_future_is_refused), TEST(another_trusted_host_is_refused),
-	  TEST(openssl_client_with_the_right_certificate), TEST(openssl_clients_that_are_refused),
-	  TEST(openssl_server_with_the_right_certificate), TEST(openssl_servers_that_are_refused),
-	  TEST(garbage_is_refused), TEST(a_dripping_stranger_is_bounded),
-	  TEST(a_fault_at_every_call_of_the_handshake), TEST(faults_in_the_data_are_noticed),
-	  TEST(a_killed_peer_is_noticed), TEST(cancel_wakes_both_threads), TEST(silence_times_out),
-	  TEST(no_memory_while_loading), TEST(no_memory_while_meeting),
-	  TEST(an_identity_is_made_once), TEST(of_many_makers_one_makes),
-	  TEST(what_cannot_be_relied_on_is_not_loaded), TEST(only_good_certificates_are_trusted),
-	  TEST(fingerprints_are_those_of_openssl))
+	  TEST(keys_change_on_the_way), TEST(each_provider_understands_the_other),
+	  TEST(keys_change_between_providers), TEST(the_provider_is_used_where_it_is_fast),
+	  TEST(an_unknown_client_is_refused), TEST(an_unknown_server_is_refused),
+	  TEST(an_expired_certificate_is_refused), TEST(a_certificate_of_the_future_is_refused),
+	  TEST(another_trusted_host_is_refused), TEST(openssl_client_with_the_right_certificate),
+	  TEST(openssl_clients_that_are_refused), TEST(openssl_server_with_the_right_certificate),
+	  TEST(openssl_servers_that_are_refused), TEST(garbage_is_refused),
+	  TEST(a_dripping_stranger_is_bounded), TEST(a_fault_at_every_call_of_the_handshake),
+	  TEST(faults_in_the_data_are_noticed), TEST(what_came_before_the_fault_is_delivered),
+	  TEST(records_may_arrive_in_any_pieces), TEST(a_killed_peer_is_noticed),
+	  TEST(cancel_wakes_both_threads), TEST(silence_times_out), TEST(no_memory_while_loading),
+	  TEST(no_memory_while_meeting), TEST(an_identity_is_made_once),
+	  TEST(of_many_makers_one_makes), TEST(what_cannot_be_relied_on_is_not_loaded),
+	  TEST(only_good_certificates_are_trusted), TEST(fingerprints_are_those_of_openssl))
