@@ -91,7 +91,10 @@ struct guest_source_ops {
 
 	/* Ask the guest to stop in a movable state and wait. -ETIMEDOUT with the guest running on when it does not answer. */
 	int (*suspend)(struct guest_source *g, unsigned timeout_ms, struct pgr_error *err);
-	/* Let it go on here after suspend. Idempotent; also legal when the guest never stopped. */
+	/*
+	 * Let it go on here after suspend. Idempotent; also legal when the guest never stopped. -EINPROGRESS: it runs, but it had begun to
+	 * suspend when suspend() gave it up, and may stop yet: to be called again later.
+	 */
 	int (*resume)(struct guest_source *g, struct pgr_error *err);
 
 	/* Fill b for nr pfns (nr <= PGR_BATCH_MAX). While the guest runs contents may change under the reader. */

@@ -202,8 +202,13 @@ static int source_resume(struct guest_source *g, struct pgr_error *err)
 	if (rc)
 		return pgr_fail_errno(err, rc, "the guest (domain %u) is gone", s->domid);
 	s->suspended = false;
+	if (!suspended && s->begun)
+		return pgr_fail(err, -EINPROGRESS,
+				"the guest (domain %u) had begun to suspend and may stop yet",
+				s->domid);
 	if (!suspended)
 		return 0;
+	s->begun = false;
 	xen_toolstack_begin(s->tools);
 	return xen_toolstack_failed(
 		s->tools, libxl_domain_resume(xen_toolstack_ctx(s->tools), s->domid, 1, NULL), err,
@@ -215,6 +220,7 @@ static int source_suspend(struct guest_source *g, unsigned timeout_ms, struct pg
 	struct xen_source *s = of(g);
 	int rc = xen_suspend(&s->calls, s->domid, timeout_ms, err);
 
+	s->begun = rc == -ECONNABORTED;
 	if (rc)
 		return rc;
 	s->suspended = true;

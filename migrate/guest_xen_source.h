@@ -32,6 +32,7 @@ struct xen_source {
 	struct shared_info *shared_info; /* mapped read-only */
 	uint64_t told_pfns;		 /* what describe() said; fixed from then on */
 	bool suspended;
+	bool begun; /* to suspend, but suspend() gave it up: it may stop yet */
 	bool logging;
 	uint8_t *log; /* shared with the hypervisor: the dirty bitmap */
 	size_t log_bytes;

@@ -123,6 +123,7 @@ struct session_result {
 	 * could not decide that it never starts (UNKNOWN). The owner leaves its journal open, so that the repair tries again.
 	 */
 	bool unfinished;
+	bool may_stop; /* of an unfinished one at the source: the guest runs, but had begun to suspend and may stop yet */
 };
 
 struct source_params {

@@ -503,9 +503,13 @@ static void unwind(struct source *s, const struct pgr_error *why)
 				 "cannot give the guest its full speed back: %s", err.text);
 	if (s->suspended && s->g->ops->resume(s->g, &err)) {
 		s->res->unfinished = true;
-		reporter_message(&s->reporter, SESSION_WARNING,
-				 "cannot resume the guest: %s; it stands still until that succeeds",
-				 err.text);
+		s->res->may_stop = err.code == -EINPROGRESS;
+		reporter_message(
+			&s->reporter, SESSION_WARNING,
+			s->res->may_stop
+				? "%s; it is looked after and resumed when it does"
+				: "cannot resume the guest: %s; it stands still until that succeeds",
+			err.text);
 	} else if (s->suspended) {
 		s->res->stop.total = session_now_ns() - s->suspend_ns;
 	}

@@ -141,7 +141,7 @@ static int ask(struct xen_calls *calls, struct xs_handle *xs, uint32_t domid, un
 		return rc;
 	return pgr_fail(
 		err, -ECONNABORTED,
-		"the guest (domain %u) began to suspend and did not stop within %u ms: see its console for a driver that refuses; should it stop later, moving or saving it again takes it from there",
+		"the guest (domain %u) began to suspend and did not stop within %u ms: see its console for a driver that refuses; should it stop yet, it is resumed",
 		domid, timeout_ms);
 }
 

@@ -17,7 +17,8 @@
 /*
  * Returns when the domain stands suspended (at once when it does already). -ETIMEDOUT: it did not
  * within timeout_ms; it runs on. A guest that has begun gets the same time once more, for then
- * nothing can be taken back. -ECONNABORTED: it began and did not stop; -ENOENT: it is gone;
+ * nothing can be taken back. -ECONNABORTED: it began and did not stop, and
+ * nobody resumes it when it does; -ENOENT: it is gone;
  * -ESHUTDOWN: it powered off or crashed; -EIO: Xenstore.
  */
 int xen_suspend(struct xen_calls *calls, uint32_t domid, unsigned timeout_ms,

@@ -261,6 +261,21 @@ times_out()
 	goes_on tiny
 }
 
+# A guest that stops when its time is over: it is resumed, not forgotten.
+stops_late()
+{
+	local said status ms
+
+	for ms in 1 3 6 12 20 30 45 65 90 120 160 220 300 400 550 750 1000; do
+		status=0
+		said=$("$scratch" suspend-late tiny "$ms") || status=$?
+		[ $status != 1 ] || say "$ms ms: $said" || return 1
+		goes_on tiny || say "$ms ms: $said" || return 1
+		[ $status != 0 ] || { echo "$ms ms: $said"; return 0; }
+	done
+	say "no time was between too little and too much: $said"
+}
+
 refuses()
 {
 	local wanted=$1 said status=0
@@ -341,6 +356,7 @@ group_tiny()
 	check "xl save and restore take what was restored" stock_tools tiny
 	check "a guest is copied and runs on" keeps_running
 	check "a paused guest: the suspend times out and nothing happened" times_out
+	check "a guest that stops too late is resumed" stops_late
 	check "precheck: its name is taken" refuses "is here already"
 	check "a balloon that is down moves and comes up again" balloons
 	check "$cycles moves leave nothing" many

@@ -465,6 +465,32 @@ static int suspend_timeout(const char *name, unsigned ms)
 	return rc == -ETIMEDOUT ? 0 : 1;
 }
 
+/*
+ * Give the guest so little time that it has begun when it is over. 0: so it was, and it was resumed when it had stopped after all, or it never did
+ * stop; 4: too little or too much time.
+ */
+static int suspend_late(const char *name, unsigned ms)
+{
+	struct guest_source *g;
+	int rc, tries = 0;
+
+	if (guest_xen_source_open(name, &g, &err))
+		return failed("open");
+	rc = g->ops->suspend(g, ms, &err);
+	printf("suspend: %d %s\n", rc, rc ? err.text : "suspended");
+	if (rc != -ECONNABORTED) {
+		if (g->ops->resume(g, &err))
+			failed("resume");
+		g->ops->close(g);
+		return 4;
+	}
+	while ((rc = g->ops->resume(g, &err)) == -EINPROGRESS && tries++ < 600)
+		usleep(100000);
+	printf("resume: %d after %d tries\n", rc, tries);
+	g->ops->close(g);
+	return rc ? 1 : 0;
+}
+
 static int describe(const char *name)
 {
 	struct guest_source *g;
@@ -518,9 +544,12 @@ int main(int argc, char **argv)
 		return cycle(argv[2], argv[3], atoi(argv[4]));
 	if (argc == 4 && !strcmp(argv[1], "suspend-timeout"))
 		return suspend_timeout(argv[2], (unsigned)atoi(argv[3]));
+	if (argc == 4 && !strcmp(argv[1], "suspend-late"))
+		return suspend_late(argv[2], (unsigned)atoi(argv[3]));
 	if (argc == 3 && !strcmp(argv[1], "describe"))
 		return describe(argv[2]);
-	fprintf(stderr, "usage: %s save|restore|cycle|suspend-timeout|describe|precheck ...\n",
+	fprintf(stderr,
+		"usage: %s save|restore|cycle|suspend-timeout|suspend-late|describe|precheck ...\n",
 		argv[0]);
 	return 2;
 }

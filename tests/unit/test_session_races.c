@@ -396,9 +396,31 @@ static void a_guest_that_cannot_be_resumed_is_not_forgotten(void)
 	CHECK(p.source.rc < 0);
 	CHECK_EQ(p.source.result.outcome, SESSION_STAYED);
 	CHECK(p.source.result.unfinished);
+	CHECK(!p.source.result.may_stop);
 	CHECK(!marked(&p.source, SESSION_MARK_RETURNED));
 	CHECK_HAS(p.source.messages, "cannot resume");
 	/* As the repair does. */
+	CHECK_EQ(p.g->ops->resume(p.g, &err), 0);
+	pair_check_and_free(&p);
+}
+
+/* One that had begun to suspend when its time was over: it runs, and the repair has to look after it. */
+static void a_guest_that_may_stop_yet_is_not_forgotten(void)
+{
+	struct pgr_error err = PGR_ERROR_NONE;
+	struct pair_options o;
+	struct pair p;
+
+	small(&o);
+	o.sink_fault = (struct guest_sim_fault){.point = GUEST_SIM_FAULT_FINISH};
+	o.source_fault =
+		(struct guest_sim_fault){.point = GUEST_SIM_FAULT_RESUME, .code = -EINPROGRESS};
+	pair_run(&p, &o);
+	CHECK(p.source.rc < 0);
+	CHECK(p.source.result.unfinished);
+	CHECK(p.source.result.may_stop);
+	CHECK(!marked(&p.source, SESSION_MARK_RETURNED));
+	CHECK_HAS(p.source.messages, "looked after");
 	CHECK_EQ(p.g->ops->resume(p.g, &err), 0);
 	pair_check_and_free(&p);
 }
@@ -462,6 +484,7 @@ UNIT_MAIN(TEST(a_target_that_takes_nothing_is_left), TEST(cancelling_needs_no_ro
 	  TEST(empty_records_are_bounded_too), TEST(a_cut_with_a_window_of_one),
 	  TEST(a_further_channel_that_never_arrived_is_resumed),
 	  TEST(a_guest_that_cannot_be_resumed_is_not_forgotten),
+	  TEST(a_guest_that_may_stop_yet_is_not_forgotten),
 	  TEST(a_copy_that_cannot_be_removed_is_not_forgotten),
 	  TEST(a_start_that_fails_is_taken_back_first),
 	  TEST(a_start_that_fails_without_a_journal_keeps_the_guest))

@@ -29,9 +29,9 @@ static int gone(const struct journal *j, struct pgr_error *err)
 	return pgr_fail(err, -ENOENT, "the simulated guest %s ended with its process", j->guest);
 }
 
-int guests_make_run(const struct journal *j, struct pgr_error *err)
+int guests_make_run(const struct journal *j, bool *stood, struct pgr_error *err)
 {
-	return j->kind == PGR_GUEST_SIM ? gone(j, err) : guests_xen_make_run(j->uuid, err);
+	return j->kind == PGR_GUEST_SIM ? gone(j, err) : guests_xen_make_run(j->uuid, stood, err);
 }
 
 int guests_remove_incoming(const struct journal *j, struct pgr_error *err)

@@ -113,13 +113,14 @@ static int resume_found(struct found *f, struct pgr_error *err)
 	return rc;
 }
 
-int guests_xen_make_run(const uint8_t uuid[16], struct pgr_error *err)
+int guests_xen_make_run(const uint8_t uuid[16], bool *stood, struct pgr_error *err)
 {
 	struct found f;
 	int rc = find(uuid, &f, err);
 
 	if (rc)
 		return rc;
+	*stood = f.suspended;
 	rc = resume_found(&f, err);
 	close_libxl(&f);
 	return rc;

@@ -151,13 +151,14 @@ static json_t *to_json(const struct journal *j)
 {
 	char hex[UNITS_HEX16], uuid[UNITS_HEX16];
 
-	return json_pack(
-		"{si so ss ss sb sb sb si so so so so ss sI}", "version", FORMAT_VERSION, "session",
-		message_string(units_hex16(j->session, hex)), "role", journal_role_name(j->role),
-		"mark", journal_mark_name(j->mark), "done", j->done, "keep", j->keep, "know_guest",
-		j->know_guest, "kind", (int)j->kind, "guest", message_string(j->guest), "uuid",
-		message_string(units_hex16(j->uuid, uuid)), "peer", message_string(j->peer), "file",
-		message_string(j->file), "boot", j->boot, "changed", (json_int_t)j->changed);
+	return json_pack("{si so ss ss sb sb sb sb si so so so so ss sI}", "version",
+			 FORMAT_VERSION, "session", message_string(units_hex16(j->session, hex)),
+			 "role", journal_role_name(j->role), "mark", journal_mark_name(j->mark),
+			 "done", j->done, "keep", j->keep, "may_stop", j->may_stop, "know_guest",
+			 j->know_guest, "kind", (int)j->kind, "guest", message_string(j->guest),
+			 "uuid", message_string(units_hex16(j->uuid, uuid)), "peer",
+			 message_string(j->peer), "file", message_string(j->file), "boot", j->boot,
+			 "changed", (json_int_t)j->changed);
 }
 
 static int from_json(const char *path, const json_t *o, struct journal *j, struct pgr_error *err)
@@ -175,6 +176,7 @@ static int from_json(const char *path, const json_t *o, struct journal *j, struc
 	j->mark = (enum session_mark)mark;
 	j->done = message_flag(o, "done");
 	j->keep = message_flag(o, "keep");
+	j->may_stop = message_flag(o, "may_stop");
 	j->know_guest = message_flag(o, "know_guest");
 	j->kind = (enum pgr_guest_kind)message_number(o, "kind");
 	j->changed = (int64_t)message_number(o, "changed");

@@ -30,8 +30,9 @@ struct journal {
 	uint8_t session[PGR_SESSION_SIZE];
 	enum journal_role role;
 	enum session_mark mark;
-	bool done;	 /* nothing is left to do; kept to answer questions */
-	bool keep;	 /* SAVE: the guest goes on afterwards */
+	bool done;     /* nothing is left to do; kept to answer questions */
+	bool keep;     /* SAVE: the guest goes on afterwards */
+	bool may_stop; /* SOURCE, SAVE: the guest runs, but had begun to suspend and may stop yet */
 	bool know_guest; /* the three fields below hold */
 	enum pgr_guest_kind kind;
 	char guest[256];

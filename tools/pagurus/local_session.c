@@ -93,6 +93,16 @@ void local_session_end(struct local_session *l, enum session_mark mark)
 	local_session_close(l);
 }
 
+void local_session_leave(struct local_session *l, bool may_stop)
+{
+	struct pgr_error err = PGR_ERROR_NONE;
+
+	l->journal.may_stop = may_stop;
+	if (may_stop && l->file && journal_write(l->file, &l->journal, &err))
+		show(l, report_message(SESSION_WARNING, err.text));
+	local_session_close(l);
+}
+
 void local_session_close(struct local_session *l)
 {
 	journal_close(l->file);

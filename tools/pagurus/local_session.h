@@ -29,6 +29,8 @@ int local_session_guest(struct local_session *l, const struct guest_info *info,
 			struct pgr_error *err);
 /* The session is over at that mark: written, unlocked. */
 void local_session_end(struct local_session *l, enum session_mark mark);
+/* The guest stayed and is not as it was; the repair does the rest. may_stop: as in the journal. */
+void local_session_leave(struct local_session *l, bool may_stop);
 /* Release everything and leave the journal as it is. */
 void local_session_close(struct local_session *l);
 

@@ -28,10 +28,17 @@ static const char *name_of(const struct journal *j)
 static int put_back(struct journal *j, struct journal_file *f, char said[256],
 		    struct pgr_error *err)
 {
-	int rc = j->know_guest && !journal_host_restarted(j) ? guests_make_run(j, err) : -ENOENT;
+	bool stood = false;
+	int rc = j->know_guest && !journal_host_restarted(j) ? guests_make_run(j, &stood, err)
+							     : -ENOENT;
 
 	if (rc && rc != -ENOENT)
 		return rc;
+	if (!rc && !stood && j->may_stop && (int64_t)time(NULL) - j->changed < RECOVER_MAY_STOP_S)
+		return pgr_fail(
+			err, -EINPROGRESS,
+			"guest %s: runs here, but had begun to suspend and may stop yet; it is looked after for %d minutes",
+			name_of(j), RECOVER_MAY_STOP_S / 60);
 	snprintf(said, 256,
 		 rc ? "guest %.150s: it is not here any more, nothing to put back"
 		    : "guest %.150s: runs here as before",

@@ -17,6 +17,8 @@
 #define RECOVER_ASK_S	       (180ll * 24 * 3600)
 #define RECOVER_KEEP_STARTED_S (400ll * 24 * 3600)
 #define RECOVER_KEEP_S	       (7ll * 24 * 3600)
+/* For so long a guest that had begun to suspend is looked after. One that did not stop by then has given it up. */
+#define RECOVER_MAY_STOP_S 600
 
 /*
  * Everything that this host can decide alone. *j is what the open journal f says; both are brought up to date. 0: finished, said gets

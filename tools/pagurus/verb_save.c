@@ -158,8 +158,10 @@ int verb_save(int argc, char **argv)
 	status = report_exit(&s.res, rc);
 	/* A guest that could not be resumed is the repair's. */
 	if (s.res.unfinished)
-		local_session_close(&s.session);
-	local_session_end(&s.session, rc || s.keep ? SESSION_MARK_RETURNED : SESSION_MARK_MOVED);
+		local_session_leave(&s.session, s.res.may_stop);
+	else
+		local_session_end(&s.session,
+				  rc || s.keep ? SESSION_MARK_RETURNED : SESSION_MARK_MOVED);
 	if (s.file)
 		s.file->ops->close(s.file);
 	result = report_result(&s.res, rc, err.text);

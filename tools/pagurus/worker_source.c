@@ -135,11 +135,17 @@ static void find_out(struct worker *w, struct departure *d)
 		worker_say(w, SESSION_INFO, "%s", said);
 }
 
+static void note_may_stop(struct journal *j, void *ctx)
+{
+	(void)ctx;
+	j->may_stop = true;
+}
+
 int worker_source(struct worker *w)
 {
 	struct departure d = {.guest_lock = -1};
 	struct session_result res = {.outcome = SESSION_STAYED};
-	struct pgr_error err = PGR_ERROR_NONE;
+	struct pgr_error err = PGR_ERROR_NONE, why = PGR_ERROR_NONE;
 	int rc, status;
 
 	rc = prepare(w, &d, &err);
@@ -150,6 +156,8 @@ int worker_source(struct worker *w)
 	if (w->journal_file && res.outcome != SESSION_UNKNOWN && !res.unfinished)
 		worker_journal_done(w, res.outcome == SESSION_MOVED ? SESSION_MARK_MOVED
 								    : SESSION_MARK_RETURNED);
+	if (w->journal_file && res.may_stop && worker_journal(w, note_may_stop, NULL, &why))
+		worker_say(w, SESSION_WARNING, "%s", why.text);
 	if (d.guest && res.outcome == SESSION_STAYED &&
 	    guests_check_source(d.guest, d.info.kind, &err))
 		worker_say(w, SESSION_WARNING, "%s", err.text);
