@@ -11,7 +11,7 @@
 
 struct acpi_info {
 	bool found;
-	uint64_t rsdp;
+	uint64_t rsdp; /* machine address, 0: only the loader's copy is known */
 	uint64_t lapic_address;
 	unsigned nr_cpus;
 	struct {
@@ -44,12 +44,12 @@ struct acpi_info {
 	bool has_reset;
 	uint8_t reset_value, reset_space;
 	uint64_t reset_address;
-	uint32_t facs_waking;
 	bool legacy_devices, no_rtc;
+	uint8_t rtc_century; /* CMOS register, 0: none */
 };
 extern struct acpi_info acpi;
 
-/* Parse RSDP (0: search for it), XSDT or RSDT, MADT, FADT, HPET, MCFG. Every length is checked; what is broken is named and ignored. */
+/* Parse RSDP (0: the boot loader's copy, else search for it), XSDT or RSDT, MADT, FADT, HPET, MCFG. Every length is checked; what is broken is named and ignored. */
 void acpi_init(uint64_t rsdp);
 
 #endif

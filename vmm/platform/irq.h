@@ -30,10 +30,16 @@ void apic_send(unsigned cpu, uint8_t vector);
 void apic_send_others(uint8_t vector);
 void apic_start_cpu(uint32_t apic_id, uint32_t start_maddr); /* INIT, SIPI, SIPI */
 void apic_send_nmi_others(void);
+/* The handlers of VECTOR_CALL and VECTOR_ERROR, from traps.c with interrupts off. Like irq_dispatch they acknowledge by themselves. */
+void apic_call_handler(void);
+void apic_error_handler(void);
 /* The one-shot timer: interrupt VECTOR_TIMER when the TSC reaches this value; 0: never. */
 void apic_timer_set(uint64_t tsc_deadline);
 
-/* Run fn(arg) on the CPUs of the mask (this one too, when it is in it) and wait until all have. Interrupts are on; not from a handler. */
+/*
+ * Run fn(arg), with interrupts off, on the online CPUs of the mask (this one too, when it is in it) and wait until all have. Not from a handler
+ * and not with a lock held that is taken with interrupts off; interrupts may be off during boot.
+ */
 void call_on_cpus(uint64_t cpus, void (*fn)(void *), void *arg);
 
 /* ---- I/O APICs ---- */

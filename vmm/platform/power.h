@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+/* The end of the machine. Any context. */
+#ifndef VMM_PLATFORM_POWER_H
+#define VMM_PLATFORM_POWER_H
+
+/* Reset: by ACPI's register, the chipset's, the keyboard controller, at last a triple fault. With `noreboot` as machine_halt. */
+void machine_restart(void) __attribute__((noreturn));
+/* Stop this CPU for good; what the machine did is left to be looked at. Power-off is dom0's, by platform_op. */
+void machine_halt(void) __attribute__((noreturn));
+
+#endif
