@@ -6,7 +6,8 @@
 #include "vmm/domain/domain.h"
 
 int events_create(struct domain *d);   /* -ENOMEM */
-void events_destroy(struct domain *d); /* closes all; the domain is dying */
+void events_destroy(struct domain *d); /* closes all, none can be opened again; the domain is dying */
+void events_free(struct domain *d);    /* with the domain itself: nobody can send to it any more, its timers are killed */
 
 /* A virtual interrupt: VIRQ_TIMER and the like for a vCPU, global ones for the domain that has bound them. */
 void send_vcpu_virq(struct vcpu *v, unsigned virq);
@@ -24,7 +25,10 @@ static inline bool vcpu_event_deliverable(const struct vcpu *v)
 }
 /* An unbound port of d for remote, made by the hypervisor or the toolstack (dom0 builder). Port or negative. */
 int evtchn_alloc_unbound_port(struct domain *d, domid_t remote);
+bool evtchn_port_valid(struct domain *d, uint32_t port);
 bool evtchn_port_pending(struct domain *d, uint32_t port);
+/* The vCPU waits, or does no longer, in SCHEDOP_poll for v->poll_port (0: any): an event ends that even when it is masked. */
+void events_set_polling(struct vcpu *v, bool polls);
 /* Debug key. */
 void events_dump(struct domain *d);
 
