@@ -36,8 +36,6 @@ enum insn_kind {
 	INSN_WRITE_CR,
 	INSN_READ_DR,
 	INSN_WRITE_DR,
-	INSN_LMSW,
-	INSN_SMSW,
 	INSN_INT, /* vector in imm: tells INT n from a fault */
 	/* to memory: */
 	INSN_MOV_STORE, /* from reg, or imm */
@@ -78,9 +76,14 @@ struct insn {
  * Decode the instruction in the bytes (64-bit mode; `bytes` of them are valid). regs: for the effective address. fs_base, gs_base: likewise. 0, -EINVAL:
  * not one of the above, -ENOBUFS: more bytes are needed.
  */
+/* Length is not above INSTRUCTION_MAX; a longer one is -EINVAL. */
 int insn_decode(const uint8_t *code, unsigned bytes, const struct cpu_user_regs *regs,
 		uint64_t fs_base, uint64_t gs_base, struct insn *out);
 uint64_t *insn_register(struct cpu_user_regs *regs, unsigned n);
+/* The register operand's value, zero-extended from the operand's size; and writing it as the processor does (32 bits clear the upper half). */
+uint64_t insn_get(const struct cpu_user_regs *regs, unsigned n, unsigned size, bool high_byte);
+void insn_set(struct cpu_user_regs *regs, unsigned n, unsigned size, bool high_byte,
+	      uint64_t value);
 
 /* What emulate_* returns. */
 enum emulated {
@@ -90,17 +93,25 @@ enum emulated {
 	EMUL_RETRY, /* enter the guest again as it is */
 };
 
+/* What regs->rip points to, in 64-bit code of the current vCPU. 0, -EINVAL, or -EFAULT: it cannot be read at *fault_address. */
+int insn_fetch(const struct cpu_user_regs *regs, struct insn *out, uint64_t *fault_address);
+/* The instruction has been carried out: go behind it. */
+void insn_done(struct cpu_user_regs *regs, const struct insn *insn);
+
 /* #GP with error code 0 in the current vCPU's kernel mode (or user mode with IOPL 3 / an I/O bitmap). */
 enum emulated emulate_privileged(struct cpu_user_regs *regs, uint64_t *fault_address,
 				 uint32_t *fault_code);
+/* The instruction at rip is INT n (of any kind that faults here): its vector. An error code of an emulator is not to be trusted for that. */
+bool decode_int_n(const struct cpu_user_regs *regs, uint8_t *vector);
 /* #UD: the prefix ud2a 'x' 'e' 'n' before CPUID (XEN_EMULATE_PREFIX). */
 enum emulated emulate_forced(struct cpu_user_regs *regs);
 /* #PF by a write to a present page in which the guest's table lies: decode, check, pt_update. */
 enum emulated emulate_table_write(struct cpu_user_regs *regs, uint64_t address);
 
-/* I/O with the checks of the current domain; reads of what is not allowed give all ones, writes vanish. True: done. */
+/* What the current domain may not use reads as all ones, and writes to it vanish. */
 uint32_t guest_port_read(unsigned port, unsigned bytes);
 void guest_port_write(unsigned port, unsigned bytes, uint32_t value);
+/* Whether IN and OUT work at all for the current vCPU where it is now: by its IOPL, or its bitmap. Otherwise it gets #GP. */
 bool guest_port_allowed(const struct vcpu *v, unsigned port, unsigned bytes);
 
 #endif
