@@ -134,7 +134,8 @@ struct source_params {
 	uint64_t bandwidth;		   /* bytes a second on the wire, 0: no cap */
 	bool verify;
 	bool dry_run; /* stop after PRECHECK */
-	bool keep;    /* source_save: let the guest go on afterwards; migrate: not allowed */
+	bool stop_first; /* copy nothing of the guest while it runs, also when its writes can be logged */
+	bool keep;	 /* source_save: let the guest go on afterwards; migrate: not allowed */
 	const char *
 		capture_dir; /* write what is sent on channel N to source-N.bin there; NULL: do not */
 	unsigned suspend_timeout_ms;   /* 0: 60000 */

@@ -247,8 +247,8 @@ static int announce_stop(struct source *s, struct pgr_error *err)
 	pthread_mutex_unlock(&s->reporter.lock);
 	reporter_message(
 		&s->reporter, SESSION_WARNING,
-		"%s; the guest stands still while all of its memory is copied, for about %.1f s",
-		s->d.info.why_not, (double)expected / 1e9 + 0.05);
+		"%s%sthe guest stands still while all of its memory is copied, for about %.1f s",
+		s->d.info.why_not, s->d.info.why_not[0] ? "; " : "", (double)expected / 1e9 + 0.05);
 	return 0;
 }
 
@@ -612,8 +612,8 @@ static int source_open(struct source *s, struct guest_source *g, const struct so
 	if (s->d.info.nr_pfns == 0 || s->d.info.nr_pfns > PGR_PFNS_MAX)
 		return pgr_fail(err, -ERANGE, "the guest has %llu pages; 1 to %llu are possible",
 				(unsigned long long)s->d.info.nr_pfns, PGR_PFNS_MAX);
-	if (file)
-		s->d.info.can_log_dirty = s->d.info.can_log_dirty && p->policy.max_rounds != 0;
+	if (p->stop_first)
+		s->d.info.can_log_dirty = false;
 	res->memory_bytes = s->d.info.populated * PGR_PAGE_SIZE;
 	rc = ledger_init(&s->ledger, s->d.info.nr_pfns, err);
 	if (rc)
@@ -667,7 +667,8 @@ static void source_close(struct source *s)
 	pthread_mutex_destroy(&s->lock);
 }
 
-static void sum_up(struct source *s)
+/* The last of a session, whatever came of it; s is gone afterwards. Returns rc. */
+static int source_end(struct source *s, int rc)
 {
 	struct session_result *res = s->res;
 
@@ -678,6 +679,11 @@ static void sum_up(struct source *s)
 		session_encode_stats_add(&res->encode, &s->lanes[i].stats);
 		res->bytes += s->lanes[i].lane.wire_bytes;
 	}
+	if (s->reporter.running)
+		reporter_phase(&s->reporter, rc ? SESSION_FAILED : SESSION_DONE);
+	source_close(s);
+	free(s);
+	return rc;
 }
 
 int source_run(struct guest_source *g, const struct source_params *p, const struct session_owner *o,
@@ -697,9 +703,7 @@ int source_run(struct guest_source *g, const struct source_params *p, const stru
 
 		pgr_fail(&over, -ECANCELED, "this was a dry run");
 		source_send_abort(s, &over);
-		rc = reporter_mark(&s->reporter, SESSION_MARK_RETURNED, err);
-		reporter_phase(&s->reporter, SESSION_DONE);
-		goto out;
+		return source_end(s, reporter_mark(&s->reporter, SESSION_MARK_RETURNED, err));
 	}
 	if (!rc)
 		rc = source_link_more(s, s->nr, err);
@@ -729,14 +733,7 @@ int source_run(struct guest_source *g, const struct source_params *p, const stru
 		put_log_away(s);
 		res->unfinished = !remove_copy(&s->reporter, g, &why);
 	}
-	sum_up(s);
-	if (s->reporter.running)
-		reporter_phase(&s->reporter, rc ? SESSION_FAILED : SESSION_DONE);
-out:
-	sum_up(s);
-	source_close(s);
-	free(s);
-	return rc;
+	return source_end(s, rc);
 }
 
 int source_save(struct guest_source *g, struct channel *out, const struct source_params *p,
@@ -778,12 +775,7 @@ int source_save(struct guest_source *g, struct channel *out, const struct source
 		if (!p->keep)
 			res->stop.total = session_now_ns() - s->suspend_ns;
 	}
-	sum_up(s);
-	if (s->reporter.running)
-		reporter_phase(&s->reporter, rc ? SESSION_FAILED : SESSION_DONE);
-	source_close(s);
-	free(s);
-	return rc;
+	return source_end(s, rc);
 }
 
 int source_recover(struct guest_source *g, const struct source_params *p,

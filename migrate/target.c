@@ -309,7 +309,8 @@ static void target_close(struct target *t)
 	pthread_mutex_destroy(&t->lock);
 }
 
-static void sum_up(struct target *t)
+/* The last of a session, whatever came of it; t is gone afterwards. Returns rc. */
+static int target_end(struct target *t, int rc)
 {
 	struct session_progress p;
 
@@ -319,6 +320,11 @@ static void sum_up(struct target *t)
 	tick(t, &p);
 	t->res->bytes = p.bytes_sent;
 	t->res->encode = p.encode;
+	if (t->reporter.running)
+		reporter_phase(&t->reporter, rc ? SESSION_FAILED : SESSION_DONE);
+	target_close(t);
+	free(t);
+	return rc;
 }
 
 /*
@@ -487,12 +493,7 @@ int target_run(struct guest_sink *sink, const struct target_params *p,
 		if (!target_send(&t->lanes[0], PGR_REC_RUNNING, NULL, 0, &why))
 			linger(t);
 	}
-	sum_up(t);
-	if (t->reporter.running)
-		reporter_phase(&t->reporter, rc ? SESSION_FAILED : SESSION_DONE);
-	target_close(t);
-	free(t);
-	return rc;
+	return target_end(t, rc);
 }
 
 int target_restore(struct guest_sink *sink, struct channel *in, bool start_it,
@@ -534,10 +535,5 @@ int target_restore(struct guest_sink *sink, struct channel *in, bool start_it,
 		give_up(t, err);
 	else
 		res->outcome = SESSION_MOVED;
-	sum_up(t);
-	if (t->reporter.running)
-		reporter_phase(&t->reporter, rc ? SESSION_FAILED : SESSION_DONE);
-	target_close(t);
-	free(t);
-	return rc;
+	return target_end(t, rc);
 }

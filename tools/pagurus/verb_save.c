@@ -97,7 +97,8 @@ static int finish(struct save *s, struct pgr_error *err)
 
 static int run(struct save *s, const char *path, struct pgr_error *err)
 {
-	struct source_params p = {.channels = 1, .bandwidth = s->bandwidth, .keep = s->keep};
+	struct source_params p = {
+		.channels = 1, .bandwidth = s->bandwidth, .keep = s->keep, .stop_first = true};
 	int rc = absolute(path, s->path, err);
 
 	if (!rc)
