@@ -22,6 +22,7 @@
 #include "migrate/page_scan.h"
 #include "migrate/pv_table.h"
 #include "migrate/xen_console_log.h"
+#include "migrate/xen_start.h"
 
 static struct xen_sink *of(struct guest_sink *g)
 {
@@ -238,27 +239,18 @@ static int sink_finish(struct guest_sink *g, struct pgr_error *err)
 static int sink_start(struct guest_sink *g, struct pgr_error *err)
 {
 	struct xen_sink *s = of(g);
-	libxl_ctx *ctx = xen_toolstack_ctx(s->tools);
+	const char *step;
 	int rc;
 
 	if (s->stage != SINK_FINISHED)
 		return pgr_fail(err, -EINVAL, "there is no finished guest to start");
 	xen_toolstack_begin(s->tools);
-	rc = libxl_domain_rename(ctx, s->made.domid, s->incoming, s->name);
+	rc = xen_start(xen_toolstack_ctx(s->tools), s->made.domid, s->incoming, s->name, !s->paused,
+		       &step);
 	if (rc)
-		return xen_toolstack_failed(s->tools, rc, err,
-					    "domain %u cannot be given the name %s", s->made.domid,
-					    s->name);
-	xen_console_log_reopen();
-	if (!s->paused)
-		rc = libxl_domain_unpause(ctx, s->made.domid, NULL);
-	if (rc) {
-		libxl_domain_rename(ctx, s->made.domid, s->name, s->incoming);
-		return xen_toolstack_failed(s->tools, rc, err, "domain %u (%s) cannot be started",
+		return xen_toolstack_failed(s->tools, rc, err, "could not %s domain %u (%s)", step,
 					    s->made.domid, s->name);
-	}
 	s->stage = SINK_STARTED;
-	xen_console_log_remove(s->incoming);
 	return 0;
 }
 

@@ -12,6 +12,7 @@
 
 #include "migrate/guest_xen.h"
 #include "migrate/xen_console_log.h"
+#include "migrate/xen_start.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/units.h"
 
@@ -157,28 +158,20 @@ int guests_xen_remove_incoming(const uint8_t uuid[16], struct pgr_error *err)
 	return rc;
 }
 
-/* As guest_xen's own start: the name first, then the console's log under it, then it runs. */
 int guests_xen_start_incoming(const uint8_t uuid[16], struct pgr_error *err)
 {
 	struct found f;
 	char final[sizeof(f.name)];
 	int rc = find(uuid, &f, err);
-	bool arriving;
+	const char *step;
+	size_t stem;
 
 	if (rc)
 		return rc;
-	arriving = incoming_stem(f.name) != 0;
-	if (arriving) {
-		snprintf(final, sizeof(final), "%.*s", (int)incoming_stem(f.name), f.name);
-		rc = libxl_said(err, libxl_domain_rename(f.ctx, f.domid, f.name, final), "rename",
-				&f);
-		if (!rc)
-			xen_console_log_reopen();
-	}
-	if (!rc && f.paused)
-		rc = libxl_said(err, libxl_domain_unpause(f.ctx, f.domid, NULL), "unpause", &f);
-	if (!rc && arriving)
-		xen_console_log_remove(f.name);
+	stem = incoming_stem(f.name);
+	snprintf(final, sizeof(final), "%.*s", (int)stem, f.name);
+	rc = xen_start(f.ctx, f.domid, stem ? f.name : NULL, final, f.paused, &step);
+	rc = libxl_said(err, rc, step, &f);
 	close_libxl(&f);
 	return rc;
 }
