@@ -20,9 +20,11 @@
 
 #define RECONNECT_DEFAULT_MS	     30000u
 #define RECONNECT_STOPPED_DEFAULT_MS 10000u
-#define RECONNECT_PAUSE_NS	     300000000ull
-#define ABORT_PATIENCE_NS	     3000000000ull
-#define STALL_DEFAULT_MS	     120000u
+/* The target logs each try: the first comes at once, for most losses are short, the later ones ever more slowly. */
+#define RECONNECT_PAUSE_NS     100000000ull
+#define RECONNECT_PAUSE_MAX_NS 2000000000ull
+#define ABORT_PATIENCE_NS      3000000000ull
+#define STALL_DEFAULT_MS       120000u
 
 void source_fail(struct source *s, const struct pgr_error *err)
 {
@@ -404,11 +406,20 @@ static int failure(const struct source *s, struct pgr_error *err)
 	return s->failed;
 }
 
+/* Until then, or until the user wants it no more. */
+static void sleep_until(struct source *s, uint64_t until_ns)
+{
+	const struct timespec slice = {.tv_nsec = 50000000};
+
+	while (session_now_ns() < until_ns && !reporter_cancelled(&s->reporter))
+		nanosleep(&slice, NULL);
+}
+
 /* Make all connections again. */
 static int reconnect(struct source *s, struct pgr_error *err)
 {
 	unsigned patience = s->suspended ? s->p->reconnect_stopped_ms : s->p->reconnect_ms;
-	uint64_t until;
+	uint64_t until, pause_ns = RECONNECT_PAUSE_NS;
 	struct pgr_error why;
 	enum session_phase phase;
 	int rc;
@@ -434,8 +445,6 @@ static int reconnect(struct source *s, struct pgr_error *err)
 	reporter_phase(&s->reporter, SESSION_RECONNECT);
 	for (;;) {
 		struct pgr_error last = PGR_ERROR_NONE;
-		struct timespec pause = {.tv_nsec = RECONNECT_PAUSE_NS};
-
 		source_unlink(s);
 		pthread_mutex_lock(&s->lock);
 		s->lost = false;
@@ -466,7 +475,10 @@ static int reconnect(struct source *s, struct pgr_error *err)
 				"the connection was lost in phase %s (%s) and did not come back within %u s (%s); check the network and the target's daemon, then try again",
 				session_phase_name(phase), why.text, (patience + 999) / 1000,
 				last.text);
-		nanosleep(&pause, NULL);
+		sleep_until(s, session_now_ns() + pause_ns < until ? session_now_ns() + pause_ns
+								   : until);
+		pause_ns = pause_ns * 2 < RECONNECT_PAUSE_MAX_NS ? pause_ns * 2
+								 : RECONNECT_PAUSE_MAX_NS;
 	}
 	s->res->reconnects++;
 	s->retry_ns = session_now_ns();
