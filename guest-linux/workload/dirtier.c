@@ -2,7 +2,6 @@
 /*
  * dirtier - writes memory at a known rate, in a known pattern, with known content.
  */
-#include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,6 +11,7 @@
 
 #include "clock.h"
 #include "content.h"
+#include "options.h"
 #include "parse.h"
 
 /* How long it sleeps when it is ahead of its rate. */
@@ -34,7 +34,7 @@ struct settings {
 	enum pattern pattern;
 	enum content_kind kind;
 	unsigned int random_percent, cpu_percent;
-	size_t touch; /* bytes written in each page */
+	uint64_t touch; /* bytes written in each page */
 	uint64_t seed, count;
 	int64_t report_ns;
 };
@@ -152,31 +152,6 @@ static void usage(void)
 
 int main(int argc, char **argv)
 {
-	enum {
-		OPT_RATE,
-		OPT_PATTERN,
-		OPT_CONTENT,
-		OPT_RANDOM,
-		OPT_TOUCH,
-		OPT_CPU,
-		OPT_SEED,
-		OPT_REPORT,
-		OPT_COUNT,
-		OPT_HELP,
-	};
-	static const struct option options[] = {
-		{"rate", required_argument, NULL, OPT_RATE},
-		{"pattern", required_argument, NULL, OPT_PATTERN},
-		{"content", required_argument, NULL, OPT_CONTENT},
-		{"random", required_argument, NULL, OPT_RANDOM},
-		{"touch", required_argument, NULL, OPT_TOUCH},
-		{"cpu", required_argument, NULL, OPT_CPU},
-		{"seed", required_argument, NULL, OPT_SEED},
-		{"report", required_argument, NULL, OPT_REPORT},
-		{"count", required_argument, NULL, OPT_COUNT},
-		{"help", no_argument, NULL, OPT_HELP},
-		{0},
-	};
 	struct settings settings = {
 		.pattern = PATTERN_SEQ,
 		.kind = CONTENT_TEXT,
@@ -186,54 +161,26 @@ int main(int argc, char **argv)
 		.report_ns = NS_PER_S,
 	};
 	uint64_t bytes = 64 << 20, rate = 20 << 20, i;
+	const struct option_row options[] = {
+		{OPTION_BYTES, "--rate", &rate, 0, 1ULL << 40, NULL},
+		{OPTION_CHOICE, "--pattern", &settings.pattern, 0, 0, pattern_names},
+		{OPTION_CHOICE, "--content", &settings.kind, 0, 0, content_names},
+		{OPTION_SMALL, "--random", &settings.random_percent, 0, 100, NULL},
+		{OPTION_NUMBER, "--touch", &settings.touch, 1, CONTENT_PAGE_SIZE, NULL},
+		OPTION_CPU(&settings.cpu_percent),
+		OPTION_SEED(&settings.seed),
+		OPTION_REPORT(&settings.report_ns),
+		OPTION_COUNT(&settings.count),
+		OPTION_ROWS_END,
+	};
 	struct prng prng;
 	uint8_t *memory;
-	int opt;
+	int next = options_read(argc, argv, options, usage);
 
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (opt) {
-		case OPT_RATE:
-			rate = need_mebibytes("--rate", optarg, 0, 1ULL << 40);
-			break;
-		case OPT_PATTERN:
-			settings.pattern =
-				(enum pattern)need_choice("--pattern", optarg, pattern_names);
-			break;
-		case OPT_CONTENT:
-			settings.kind =
-				(enum content_kind)need_choice("--content", optarg, content_names);
-			break;
-		case OPT_RANDOM:
-			settings.random_percent =
-				(unsigned int)need_number("--random", optarg, 0, 100);
-			break;
-		case OPT_TOUCH:
-			settings.touch = need_number("--touch", optarg, 1, CONTENT_PAGE_SIZE);
-			break;
-		case OPT_CPU:
-			settings.cpu_percent = (unsigned int)need_number("--cpu", optarg, 1, 100);
-			break;
-		case OPT_SEED:
-			settings.seed = need_number("--seed", optarg, 0, UINT64_MAX);
-			break;
-		case OPT_REPORT:
-			settings.report_ns =
-				(int64_t)need_number("--report", optarg, 1, 3600000) * NS_PER_MS;
-			break;
-		case OPT_COUNT:
-			settings.count = need_number("--count", optarg, 0, UINT32_MAX);
-			break;
-		case OPT_HELP:
-			usage();
-			return 0;
-		default:
-			return EXIT_USAGE;
-		}
-	}
-	if (optind < argc)
-		bytes = need_mebibytes("SIZE", argv[optind++], CONTENT_PAGE_SIZE, 1ULL << 40);
-	if (optind != argc)
-		usage_error("unexpected '%s'", argv[optind]);
+	if (next < argc)
+		bytes = need_mebibytes("SIZE", argv[next++], CONTENT_PAGE_SIZE, 1ULL << 40);
+	if (next != argc)
+		usage_error("unexpected '%s'", argv[next]);
 	if (rate && rate < CONTENT_PAGE_SIZE)
 		usage_error("--rate got %" PRIu64 " bytes, expects 0 or at least a page (4K)",
 			    rate);

@@ -6,7 +6,6 @@
  * is the longest time without an answer, seen from here: the downtime that a user of the server feels.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -23,6 +22,7 @@
 
 #include "clock.h"
 #include "echo.h"
+#include "options.h"
 #include "parse.h"
 
 /* An unanswered TCP connection attempt is made again after this. */
@@ -260,16 +260,6 @@ static void usage(void)
 
 int main(int argc, char **argv)
 {
-	enum { OPT_PORT, OPT_TCP, OPT_INTERVAL, OPT_REPORT, OPT_COUNT, OPT_HELP };
-	static const struct option options[] = {
-		{"port", required_argument, NULL, OPT_PORT},
-		{"tcp", no_argument, NULL, OPT_TCP},
-		{"interval", required_argument, NULL, OPT_INTERVAL},
-		{"report", required_argument, NULL, OPT_REPORT},
-		{"count", required_argument, NULL, OPT_COUNT},
-		{"help", no_argument, NULL, OPT_HELP},
-		{0},
-	};
 	struct session session = {
 		.fd = -1,
 		.interval_ns = 10 * NS_PER_MS,
@@ -277,44 +267,26 @@ int main(int argc, char **argv)
 	};
 	struct addrinfo hints = {0}, *peers;
 	uint64_t count = 0;
+	unsigned int number = ECHO_PORT;
+	const struct option_row options[] = {
+		OPTION_PORT(&number),
+		{OPTION_FLAG, "--tcp", &session.tcp, 0, 0, NULL},
+		OPTION_INTERVAL(&session.interval_ns),
+		OPTION_REPORT(&session.report_ns),
+		OPTION_COUNT(&count),
+		OPTION_ROWS_END,
+	};
 	char port[8];
-	int opt, rc;
+	int host = options_read(argc, argv, options, usage), rc;
 
-	snprintf(port, sizeof(port), "%d", ECHO_PORT);
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (opt) {
-		case OPT_PORT:
-			snprintf(port, sizeof(port), "%u",
-				 (unsigned int)need_number("--port", optarg, 1, UINT16_MAX));
-			break;
-		case OPT_TCP:
-			session.tcp = true;
-			break;
-		case OPT_INTERVAL:
-			session.interval_ns =
-				(int64_t)need_number("--interval", optarg, 1, 10000) * NS_PER_MS;
-			break;
-		case OPT_REPORT:
-			session.report_ns =
-				(int64_t)need_number("--report", optarg, 1, 3600000) * NS_PER_MS;
-			break;
-		case OPT_COUNT:
-			count = need_number("--count", optarg, 0, UINT32_MAX);
-			break;
-		case OPT_HELP:
-			usage();
-			return 0;
-		default:
-			return EXIT_USAGE;
-		}
-	}
-	if (optind + 1 != argc)
+	if (host + 1 != argc)
 		usage_error("expects one HOST");
 
+	snprintf(port, sizeof(port), "%u", number);
 	hints.ai_socktype = session.tcp ? SOCK_STREAM : SOCK_DGRAM;
-	rc = getaddrinfo(argv[optind], port, &hints, &peers);
+	rc = getaddrinfo(argv[host], port, &hints, &peers);
 	if (rc) {
-		fprintf(stderr, "echo-client: cannot find host '%s': %s\n", argv[optind],
+		fprintf(stderr, "echo-client: cannot find host '%s': %s\n", argv[host],
 			gai_strerror(rc));
 		return 1;
 	}

@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -18,6 +17,7 @@
 #include <unistd.h>
 
 #include "echo.h"
+#include "options.h"
 #include "parse.h"
 
 #define CLIENTS 64
@@ -192,34 +192,17 @@ static void usage(void)
 
 int main(int argc, char **argv)
 {
-	enum { OPT_PORT, OPT_STDIO, OPT_HELP };
-	static const struct option options[] = {
-		{"port", required_argument, NULL, OPT_PORT},
-		{"stdio", no_argument, NULL, OPT_STDIO},
-		{"help", no_argument, NULL, OPT_HELP},
-		{0},
-	};
-	uint16_t port = ECHO_PORT;
+	unsigned int port = ECHO_PORT;
 	bool stdio = false;
-	int opt;
+	const struct option_row options[] = {
+		OPTION_PORT(&port),
+		{OPTION_FLAG, "--stdio", &stdio, 0, 0, NULL},
+		OPTION_ROWS_END,
+	};
+	int first = options_read(argc, argv, options, usage);
 
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (opt) {
-		case OPT_PORT:
-			port = (uint16_t)need_number("--port", optarg, 1, UINT16_MAX);
-			break;
-		case OPT_STDIO:
-			stdio = true;
-			break;
-		case OPT_HELP:
-			usage();
-			return 0;
-		default:
-			return EXIT_USAGE;
-		}
-	}
-	if (optind != argc)
-		usage_error("unexpected '%s'", argv[optind]);
+	if (first != argc)
+		usage_error("unexpected '%s'", argv[first]);
 	signal(SIGPIPE, SIG_IGN);
-	return stdio ? run_stdio() : run_network(port);
+	return stdio ? run_stdio() : run_network((uint16_t)port);
 }

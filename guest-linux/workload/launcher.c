@@ -7,7 +7,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -18,6 +17,7 @@
 #include <unistd.h>
 
 #include "cmdline.h"
+#include "options.h"
 #include "parse.h"
 
 #define PARAMETER    "pagurus.run"
@@ -235,29 +235,20 @@ static void usage(void)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"help", no_argument, NULL, 'h'},
-		{0},
-	};
+	static const struct option_row options[] = {OPTION_ROWS_END};
 	static char spec[CMDLINE_MAX];
 	char directory[2048];
 	unsigned int i;
-	int opt, rc;
+	int word = options_read(argc, argv, options, usage), rc;
 
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		if (opt != 'h')
-			return EXIT_USAGE;
-		usage();
-		return 0;
-	}
-	if (optind + 1 < argc)
-		usage_error("unexpected '%s'", argv[optind + 1]);
-	if (optind < argc) {
-		size_t length = strlen(argv[optind]);
+	if (word + 1 < argc)
+		usage_error("unexpected '%s'", argv[word + 1]);
+	if (word < argc) {
+		size_t length = strlen(argv[word]);
 
 		if (length >= sizeof(spec))
 			usage_error("SPEC is longer than %d characters", CMDLINE_MAX - 1);
-		memcpy(spec, argv[optind], length + 1);
+		memcpy(spec, argv[word], length + 1);
 	} else {
 		rc = cmdline_value(PARAMETER, spec);
 		if (rc == -ENOENT)

@@ -11,17 +11,18 @@
  * thread prints, so that a slow console is not mistaken for a gap.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "clock.h"
+#include "options.h"
 #include "parse.h"
 
 #define TICK_PRIORITY 50
@@ -76,7 +77,7 @@ static void *tick(void *unused)
 }
 
 /* Real-time priority where allowed; otherwise the gaps include waiting for the processor. */
-static int start_ticking(int realtime)
+static int start_ticking(bool realtime)
 {
 	struct sched_param param = {.sched_priority = TICK_PRIORITY};
 	pthread_t thread;
@@ -128,49 +129,25 @@ static void usage(void)
 
 int main(int argc, char **argv)
 {
-	enum { OPT_INTERVAL, OPT_REPORT, OPT_COUNT, OPT_NO_REALTIME, OPT_HELP };
-	static const struct option options[] = {
-		{"interval", required_argument, NULL, OPT_INTERVAL},
-		{"report", required_argument, NULL, OPT_REPORT},
-		{"count", required_argument, NULL, OPT_COUNT},
-		{"no-realtime", no_argument, NULL, OPT_NO_REALTIME},
-		{"help", no_argument, NULL, OPT_HELP},
-		{0},
-	};
 	int64_t report_ns = NS_PER_S, longest = 0, next;
 	uint64_t count = 0, done;
-	int realtime = 1, opt, rc;
+	bool no_realtime = false;
+	const struct option_row options[] = {
+		OPTION_INTERVAL(&interval_ns),
+		OPTION_REPORT(&report_ns),
+		OPTION_COUNT(&count),
+		{OPTION_FLAG, "--no-realtime", &no_realtime, 0, 0, NULL},
+		OPTION_ROWS_END,
+	};
+	int first = options_read(argc, argv, options, usage), rc;
 
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (opt) {
-		case OPT_INTERVAL:
-			interval_ns =
-				(int64_t)need_number("--interval", optarg, 1, 10000) * NS_PER_MS;
-			break;
-		case OPT_REPORT:
-			report_ns =
-				(int64_t)need_number("--report", optarg, 1, 3600000) * NS_PER_MS;
-			break;
-		case OPT_COUNT:
-			count = need_number("--count", optarg, 0, UINT32_MAX);
-			break;
-		case OPT_NO_REALTIME:
-			realtime = 0;
-			break;
-		case OPT_HELP:
-			usage();
-			return 0;
-		default:
-			return EXIT_USAGE;
-		}
-	}
-	if (optind != argc)
-		usage_error("unexpected '%s'", argv[optind]);
+	if (first != argc)
+		usage_error("unexpected '%s'", argv[first]);
 
 	/* Without the lock a page fault under memory pressure looks like a gap; it is no condition. */
 	if (mlockall(MCL_CURRENT))
 		fprintf(stderr, "TICKER note: memory is not locked: %s\n", strerror(errno));
-	rc = start_ticking(realtime);
+	rc = start_ticking(!no_realtime);
 	if (rc) {
 		fprintf(stderr, "ticker: cannot start the ticking thread: %s\n", strerror(-rc));
 		return 1;

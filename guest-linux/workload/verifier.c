@@ -8,7 +8,6 @@
  * thread ends the program.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -20,6 +19,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "options.h"
 #include "parse.h"
 #include "prng.h"
 #include "verify_churn.h"
@@ -255,68 +255,28 @@ static void usage(void)
 
 int main(int argc, char **argv)
 {
-	enum {
-		OPT_THREADS,
-		OPT_REWRITE,
-		OPT_CPU,
-		OPT_SEED,
-		OPT_REPORT,
-		OPT_COUNT,
-		OPT_TEST,
-		OPT_HELP
-	};
-	static const struct option options[] = {
-		{"threads", required_argument, NULL, OPT_THREADS},
-		{"rewrite", required_argument, NULL, OPT_REWRITE},
-		{"cpu", required_argument, NULL, OPT_CPU},
-		{"seed", required_argument, NULL, OPT_SEED},
-		{"report", required_argument, NULL, OPT_REPORT},
-		{"count", required_argument, NULL, OPT_COUNT},
-		{"self-test", no_argument, NULL, OPT_TEST},
-		{"help", no_argument, NULL, OPT_HELP},
-		{0},
+	bool self_test = false;
+	const struct option_row options[] = {
+		{OPTION_SMALL, "--threads", &settings.threads, 1, MAX_THREADS, NULL},
+		{OPTION_SMALL, "--rewrite", &settings.rewrite_percent, 0, 100, NULL},
+		OPTION_CPU(&settings.cpu_percent),
+		OPTION_SEED(&settings.seed),
+		OPTION_REPORT(&settings.report_ns),
+		OPTION_COUNT(&settings.count),
+		{OPTION_FLAG, "--self-test", &self_test, 0, 0, NULL},
+		OPTION_ROWS_END,
 	};
 	uint64_t pages, done;
 	int64_t next;
-	int opt;
+	int word = options_read(argc, argv, options, usage);
 
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (opt) {
-		case OPT_THREADS:
-			settings.threads =
-				(unsigned int)need_number("--threads", optarg, 1, MAX_THREADS);
-			break;
-		case OPT_REWRITE:
-			settings.rewrite_percent =
-				(unsigned int)need_number("--rewrite", optarg, 0, 100);
-			break;
-		case OPT_CPU:
-			settings.cpu_percent = (unsigned int)need_number("--cpu", optarg, 1, 100);
-			break;
-		case OPT_SEED:
-			settings.seed = need_number("--seed", optarg, 0, UINT64_MAX);
-			break;
-		case OPT_REPORT:
-			settings.report_ns =
-				(int64_t)need_number("--report", optarg, 1, 3600000) * NS_PER_MS;
-			break;
-		case OPT_COUNT:
-			settings.count = need_number("--count", optarg, 0, UINT32_MAX);
-			break;
-		case OPT_TEST:
-			return verify_selftest();
-		case OPT_HELP:
-			usage();
-			return 0;
-		default:
-			return EXIT_USAGE;
-		}
-	}
-	if (optind < argc)
-		settings.bytes = need_mebibytes("SIZE", argv[optind++],
+	if (self_test)
+		return verify_selftest();
+	if (word < argc)
+		settings.bytes = need_mebibytes("SIZE", argv[word++],
 						MAX_THREADS * VERIFY_PAGE_SIZE, 1ULL << 40);
-	if (optind != argc)
-		usage_error("unexpected '%s'", argv[optind]);
+	if (word != argc)
+		usage_error("unexpected '%s'", argv[word]);
 
 	pages = settings.bytes / VERIFY_PAGE_SIZE;
 	start_all(pages);
