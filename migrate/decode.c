@@ -243,7 +243,7 @@ static int store_page(struct decoder *d, unsigned i, const uint8_t *data, void *
 	if (data && d->h.transform[i] == PGR_DELTA)
 		page_xor(s->page[i], s->page[i], data);
 	else if (data)
-		memcpy(s->page[i], data, PGR_PAGE_SIZE);
+		page_copy(s->page[i], data);
 	s->crc[i] = stream_crc(0, s->page[i], PGR_PAGE_SIZE);
 	return 0;
 }

@@ -8,19 +8,22 @@
  *    of zeroes, is made of words that the page held at some moment since the batch was read,
  *    exactly like a copy would be, and copying is skipped. A write that comes after its word was
  *    read is in the dirty log, and the page will be sent again.
- *  - A page that is not zero is copied once into the batch buffer. The CRC, the comparison with the
- *    cache, the XOR, the new contents of the cache and the compression all take the copy, so they
- *    agree whatever the guest does.
+ *  - A page that is not zero is copied once. The CRC, the comparison with the cache, the XOR, the new
+ *    contents of the cache and the compression all take the copy, so they agree whatever the guest
+ *    does. (It may have become zero meanwhile: then zeroes are sent as data.)
+ *
+ * The body is made where it will be sent from. All pages are tested first, so the length of the head is
+ * known when data are placed; then group by group is copied, worked on and finished, so that its bytes
+ * are looked at while they are in the processor's caches.
  *
  * Invariant of the cache: what it holds for a pfn is, byte for byte, what this encoder last sent
  * for it, as ordinary DATA or DELTA. Whatever else is sent for the pfn (zero, absent, a page table)
  * removes it.
  *
- * Pages with data stand in the batch buffer in order and are cut into groups of group_pages; each
- * is compressed as one block and stays raw unless that saves 1/32. Memory that does not compress
- * should cost little more than its copy: after a group that stayed raw the next ones are looked at
- * cheaply first, and only one that yields is compressed properly; so is every 16th, in case the
- * look deceives.
+ * Pages with data are in order cut into groups of group_pages; each is compressed as one block and
+ * stays raw unless that saves 1/32. Memory that does not compress should cost little more than its
+ * copy: after a group that stayed raw the next ones are looked at cheaply first, and only one that
+ * yields is compressed properly; so is every 16th, in case the look deceives.
  */
 #include "migrate/encode.h"
 
@@ -48,7 +51,7 @@
  * larger table: on groups of 256 pages it is as fast within the noise and sends 2 to 8 % less; level
  * 3 halves the speed for 2 to 4 %.
  */
-#define ZSTD_GROUP   PGR_BATCH_MAX
+#define WHOLE_RECORD PGR_BATCH_MAX
 #define ZSTD_DEFAULT 2
 #define PAGE_WORDS   (PGR_PAGE_SIZE / sizeof(uint64_t))
 #define DELTA_WORDS_MAX \
@@ -60,28 +63,21 @@
  */
 #define PROBE_PERIOD 16u
 
-#define HEAD_MAX                                                       \
-	(sizeof(struct pgr_pages) + PGR_BATCH_MAX * sizeof(uint64_t) + \
-	 PGR_BATCH_MAX * sizeof(struct pgr_group))
-#define BATCH_BYTES (PGR_BATCH_MAX * PGR_PAGE_SIZE)
-#define PARTS_MAX   4u
+/*
+ * What a record holds at most. Without zstd it stays in the second-level cache from the copy to the
+ * socket's, and at the other end from the socket to the checksum.
+ */
+#define DATA_PAGES 64u
 
 struct encoder {
 	struct encode_options o;
 	struct encode_cache *cache; /* NULL: no deltas */
 	struct encode_stats stats;
-	uint8_t *batch;	   /* the pages with data, one after the other */
-	uint8_t *out;	   /* compressed groups, each padded */
-	size_t out_length; /* used */
+	uint8_t *scratch; /* one group */
 	void *lz4;
 	ZSTD_CCtx *zstd;
-	unsigned raw_streak; /* groups that stayed raw since one that did not */
-	struct iovec *part;  /* the caller's array during a call; part[0] is the head */
-	unsigned parts;
-	bool referenced; /* a part points into the batch buffer */
-	/* per page with data: words that a delta leaves zero; 0: plain */
-	uint16_t delta_zeroes[PGR_BATCH_MAX];
-	_Alignas(8) uint8_t head[HEAD_MAX];
+	unsigned raw_streak;  /* groups that stayed raw since one that did not */
+	uint64_t delta_words; /* that are zero in the deltas of the group at hand */
 };
 
 uint32_t encode_zero_crc(void)
@@ -101,6 +97,10 @@ static int check_options(const struct encode_options *o, struct pgr_error *err)
 	if (o->group_pages > PGR_BATCH_MAX)
 		return pgr_fail(err, -EINVAL, "groups of %u pages are not possible: at most %u",
 				o->group_pages, PGR_BATCH_MAX);
+	if (o->data_pages > PGR_BATCH_MAX)
+		return pgr_fail(err, -EINVAL,
+				"records of %u pages with data are not possible: at most %u",
+				o->data_pages, PGR_BATCH_MAX);
 	return 0;
 }
 
@@ -117,16 +117,15 @@ int encoder_create(const struct encode_options *o, struct encoder **out, struct 
 		goto no_memory;
 	e->o = *o;
 	if (!e->o.group_pages)
-		e->o.group_pages = o->method == ENCODE_ZSTD ? ZSTD_GROUP : LZ4_GROUP;
+		e->o.group_pages = o->method == ENCODE_LZ4 ? LZ4_GROUP : WHOLE_RECORD;
 	if (!e->o.level)
 		e->o.level = o->method == ENCODE_ZSTD ? ZSTD_DEFAULT : LZ4_DEFAULT;
-	e->batch = aligned_alloc(PGR_PAGE_SIZE, BATCH_BYTES);
-	e->out = malloc(BATCH_BYTES);
-	if (!e->batch || !e->out)
-		goto no_memory;
+	if (!e->o.data_pages)
+		e->o.data_pages = o->method == ENCODE_ZSTD ? PGR_BATCH_MAX : DATA_PAGES;
 	if (o->method != ENCODE_NONE) {
 		e->lz4 = malloc((size_t)LZ4_sizeofState()); /* zstd probes with it */
-		if (!e->lz4)
+		e->scratch = aligned_alloc(PGR_PAGE_SIZE, (size_t)e->o.group_pages * PGR_PAGE_SIZE);
+		if (!e->lz4 || !e->scratch)
 			goto no_memory;
 	}
 	if (o->method == ENCODE_ZSTD) {
@@ -152,8 +151,7 @@ void encoder_free(struct encoder *e)
 	encode_cache_free(e->cache);
 	ZSTD_freeCCtx(e->zstd);
 	free(e->lz4);
-	free(e->out);
-	free(e->batch);
+	free(e->scratch);
 	free(e);
 }
 
@@ -206,38 +204,23 @@ static unsigned try_delta(struct encoder *e, uint64_t pfn, uint8_t *copy, bool f
 	return PAGE_WORDS - words;
 }
 
-/* One page into the batch buffer at place `filled` when it has data; returns its transform. */
+/*
+ * A page that holds data: copied to `copy`, its CRC taken, made a delta if it can be. Returns its
+ * transform.
+ */
 static enum pgr_transform take_page(struct encoder *e, uint64_t pfn, const uint8_t *page,
-				    unsigned type, bool first_time, unsigned filled, uint32_t *crc)
+				    unsigned type, bool first_time, uint8_t *copy, uint32_t *crc)
 {
-	uint8_t *copy = e->batch + (size_t)filled * PGR_PAGE_SIZE;
-	enum pgr_transform transform = PGR_DATA;
-	bool cached = e->cache && !first_time;
+	unsigned zeroes = 0;
 
-	e->stats.pages++;
-	if (!page) {
-		e->stats.absent++;
-		*crc = 0;
-		transform = PGR_ABSENT;
-	} else if (page_is_zero(page)) {
-		e->stats.zero++;
-		e->stats.saved_zero += PGR_PAGE_SIZE;
-		*crc = encode_zero_crc();
-		transform = PGR_ZERO;
-	}
-	if (transform != PGR_DATA || type != PGR_TYPE_ORDINARY) {
-		if (cached)
-			encode_cache_remove(e->cache, pfn);
-		if (transform != PGR_DATA)
-			return transform;
-	}
-
-	memcpy(copy, page, PGR_PAGE_SIZE);
+	page_copy(copy, page);
 	*crc = stream_crc(0, copy, PGR_PAGE_SIZE);
-	e->delta_zeroes[filled] = 0;
 	if (e->cache && type == PGR_TYPE_ORDINARY)
-		e->delta_zeroes[filled] = (uint16_t)try_delta(e, pfn, copy, first_time);
-	if (!e->delta_zeroes[filled]) {
+		zeroes = try_delta(e, pfn, copy, first_time);
+	else if (e->cache && !first_time)
+		encode_cache_remove(e->cache, pfn);
+	e->delta_words += zeroes;
+	if (!zeroes) {
 		e->stats.plain++;
 		return PGR_DATA;
 	}
@@ -245,180 +228,239 @@ static enum pgr_transform take_page(struct encoder *e, uint64_t pfn, const uint8
 	return PGR_DELTA;
 }
 
-/* Where `length` bytes that follow in the out buffer belong in the parts. */
-static void part_in_out(struct encoder *e, size_t length)
+static size_t lz4_group(struct encoder *e, const uint8_t *data, size_t length, uint8_t *to,
+			size_t most, int acceleration)
 {
-	struct iovec *last = &e->part[e->parts - 1];
-	uint8_t *at = e->out + e->out_length;
-
-	if (e->parts > 1 && (uint8_t *)last->iov_base + last->iov_len == at)
-		last->iov_len += length;
-	else
-		e->part[e->parts++] = (struct iovec){.iov_base = at, .iov_len = length};
-	e->out_length += length;
-}
-
-/*
- * A raw group goes from where it is, as far as the parts suffice: one run of raw groups, the others
- * are copied behind.
- */
-static void put_raw(struct encoder *e, uint8_t *data, size_t length)
-{
-	struct iovec *last = &e->part[e->parts - 1];
-
-	if (e->referenced && (uint8_t *)last->iov_base + last->iov_len == data) {
-		last->iov_len += length;
-	} else if (!e->referenced) {
-		e->part[e->parts++] = (struct iovec){.iov_base = data, .iov_len = length};
-		e->referenced = true;
-	} else {
-		memcpy(e->out + e->out_length, data, length);
-		part_in_out(e, length);
-	}
-}
-
-static size_t lz4_group(struct encoder *e, const uint8_t *data, size_t length, size_t most,
-			int acceleration)
-{
-	int n = LZ4_compress_fast_extState(e->lz4, (const char *)data,
-					   (char *)e->out + e->out_length, (int)length, (int)most,
-					   acceleration);
+	int n = LZ4_compress_fast_extState(e->lz4, (const char *)data, (char *)to, (int)length,
+					   (int)most, acceleration);
 
 	return n > 0 ? (size_t)n : 0;
 }
 
 /*
  * A cheap look at a group after one that stayed raw: one page in small steps (a different one each
- * time), then all of it in large ones.
+ * time), then all of it in large ones. What it writes at `to` is of no use.
  */
-static bool seems_compressible(struct encoder *e, const uint8_t *data, size_t length)
+static bool seems_compressible(struct encoder *e, const uint8_t *data, size_t length, uint8_t *to)
 {
 	size_t page;
 
 	assert(length >= PGR_PAGE_SIZE);
 	page = e->raw_streak % (length / PGR_PAGE_SIZE) * PGR_PAGE_SIZE;
 
-	return lz4_group(e, data + page, PGR_PAGE_SIZE, PGR_PAGE_SIZE - PGR_PAGE_SIZE / 32,
+	return lz4_group(e, data + page, PGR_PAGE_SIZE, to, PGR_PAGE_SIZE - PGR_PAGE_SIZE / 32,
 			 LZ4_DEFAULT) ||
-	       lz4_group(e, data, length, length - length / 32, PROBE_ACCELERATION);
+	       lz4_group(e, data, length, to, length - length / 32, PROBE_ACCELERATION);
 }
 
-/*
- * Compress a group to the end of the out buffer: *length_out bytes, or 0 when it does not save
- * enough. Those `most` bytes are always there: all groups before took at most their own length.
- */
-static int compress_group(struct encoder *e, const uint8_t *data, size_t length, size_t *length_out,
-			  struct pgr_error *err)
+/* Compress a group: *sent bytes at `to`, which has room for `length`, or 0 when it does not save enough. */
+static int compress_group(struct encoder *e, const uint8_t *data, size_t length, uint8_t *to,
+			  size_t *sent, struct pgr_error *err)
 {
 	size_t most = length - length / 32;
 
-	*length_out = 0;
-	if (e->o.method == ENCODE_NONE)
-		return 0;
-	if (e->raw_streak % PROBE_PERIOD && !seems_compressible(e, data, length))
+	*sent = 0;
+	if (e->raw_streak % PROBE_PERIOD && !seems_compressible(e, data, length, to))
 		return 0;
 	if (e->o.method == ENCODE_LZ4) {
-		*length_out = lz4_group(e, data, length, most, e->o.level);
+		*sent = lz4_group(e, data, length, to, most, e->o.level);
 		return 0;
 	}
-	*length_out =
-		ZSTD_compressCCtx(e->zstd, e->out + e->out_length, most, data, length, e->o.level);
-	if (!ZSTD_isError(*length_out))
+	*sent = ZSTD_compressCCtx(e->zstd, to, most, data, length, e->o.level);
+	if (!ZSTD_isError(*sent))
 		return 0;
-	if (ZSTD_getErrorCode(*length_out) == ZSTD_error_memory_allocation)
+	if (ZSTD_getErrorCode(*sent) == ZSTD_error_memory_allocation)
 		return pgr_fail(err, -ENOMEM, "no memory for zstd at level %d", e->o.level);
-	*length_out = 0; /* does not fit: stays raw */
+	*sent = 0; /* does not fit: stays raw */
 	return 0;
 }
 
 /*
  * What was saved, by what saved it: first the zero words of deltas, the rest is the compression's.
  */
-static void count_saved(struct encoder *e, unsigned first, unsigned nr, size_t sent)
+static void count_saved(struct encoder *e, size_t length, size_t sent)
 {
-	uint64_t saved = (uint64_t)nr * PGR_PAGE_SIZE - sent, by_delta = 0;
+	uint64_t saved = length - sent, by_delta = e->delta_words * sizeof(uint64_t);
 
-	for (unsigned i = first; i < first + nr; i++)
-		by_delta += e->delta_zeroes[i] * sizeof(uint64_t);
 	if (by_delta > saved)
 		by_delta = saved;
 	e->stats.saved_delta += by_delta;
 	e->stats.saved_compress += saved - by_delta;
 }
 
-static int put_group(struct encoder *e, unsigned first, unsigned nr, struct pgr_group *g,
-		     struct pgr_error *err)
-{
-	uint8_t *data = e->batch + (size_t)first * PGR_PAGE_SIZE;
-	size_t length = (size_t)nr * PGR_PAGE_SIZE, sent, padded;
-	int rc;
+/* The batch that is being encoded. */
+struct batch {
+	const uint64_t *pfn;
+	uint8_t *const *page;
+	const uint8_t *type;
+	bool first_time;
+	uint32_t *crc;
+	uint64_t *word;
+	unsigned at;			  /* next of with_data */
+	uint8_t with_data[PGR_BATCH_MAX]; /* indices of the pages that hold data, in order */
+};
+_Static_assert(PGR_BATCH_MAX <= 256, "an index of a page fits into a byte");
 
-	rc = compress_group(e, data, length, &sent, err);
+/*
+ * The next n pages with data to `copy`, one after the other. *crc: of all of it, known if none is a
+ * delta: returns whether it is.
+ */
+static bool take_group(struct encoder *e, struct batch *b, unsigned n, uint8_t *copy, uint32_t *crc)
+{
+	bool plain = true;
+
+	*crc = 0;
+	e->delta_words = 0;
+	for (unsigned k = 0; k < n; k++, copy += PGR_PAGE_SIZE) {
+		unsigned i = b->with_data[b->at++];
+		enum pgr_transform t = take_page(e, b->pfn[i], b->page[i], b->type[i],
+						 b->first_time, copy, &b->crc[i]);
+
+		b->word[i] = PGR_PAGE_WORD(b->pfn[i], t, b->type[i]);
+		plain = plain && t == PGR_DATA;
+		if (plain)
+			*crc = stream_crc_join_page(*crc, b->crc[i]);
+	}
+	return plain;
+}
+
+/*
+ * The next n pages with data as a group at `to`; returns the bytes there, padding included. After a
+ * group that stayed raw this one is expected to: it is copied to where it belongs, else compressed
+ * to there.
+ */
+static int put_group(struct encoder *e, struct batch *b, unsigned n, uint8_t *to,
+		     struct pgr_group *g, size_t *bytes, uint32_t *crc, struct pgr_error *err)
+{
+	size_t length = (size_t)n * PGR_PAGE_SIZE, sent = 0, pad;
+	bool in_place = e->o.method == ENCODE_NONE || e->raw_streak;
+	uint8_t *copy = in_place ? to : e->scratch;
+	bool plain = take_group(e, b, n, copy, crc);
+	int rc = 0;
+
+	if (e->o.method != ENCODE_NONE)
+		rc = compress_group(e, copy, length, in_place ? e->scratch : to, &sent, err);
 	if (rc)
 		return rc;
 	if (!sent) {
-		*g = (struct pgr_group){PGR_CODEC_RAW, nr, (uint32_t)length, 0};
+		if (!in_place)
+			memcpy(to, copy, length);
+		if (!plain)
+			*crc = stream_crc(0, to, length);
+		*g = (struct pgr_group){PGR_CODEC_RAW, n, (uint32_t)length, 0};
+		*bytes = length;
 		e->raw_streak++;
 		e->stats.raw_groups++;
-		put_raw(e, data, length);
 		return 0;
 	}
+	if (in_place)
+		memcpy(to, e->scratch, sent);
+	pad = -sent & 7;
+	memset(to + sent, 0, pad);
+	*bytes = sent + pad;
+	*crc = stream_crc(0, to, *bytes);
 	e->raw_streak = 0;
 	if (e->o.method == ENCODE_LZ4)
 		e->stats.lz4_groups++;
 	else
 		e->stats.zstd_groups++;
-	*g = (struct pgr_group){e->o.method == ENCODE_LZ4 ? PGR_CODEC_LZ4 : PGR_CODEC_ZSTD, nr,
+	*g = (struct pgr_group){e->o.method == ENCODE_LZ4 ? PGR_CODEC_LZ4 : PGR_CODEC_ZSTD, n,
 				(uint32_t)sent, 0};
-	padded = (sent + 7) & ~(size_t)7;
-	memset(e->out + e->out_length + sent, 0, padded - sent);
-	part_in_out(e, padded);
-	count_saved(e, first, nr, sent);
+	count_saved(e, length, sent);
 	return 0;
 }
 
-int encoder_pages(struct encoder *e, uint32_t round, const uint64_t *pfn, uint8_t *const *page,
-		  const uint8_t *type, unsigned nr, bool first_time, uint32_t *crc,
-		  struct iovec body[4], unsigned *parts, struct pgr_error *err)
+/*
+ * Which pages hold data; the words of the others. Ends when the record is full: returns how many
+ * pages it has.
+ */
+static unsigned look(struct encoder *e, struct batch *b, unsigned nr, unsigned *filled)
 {
-	struct pgr_pages *head = (void *)e->head;
-	uint64_t *word = (void *)(e->head + sizeof(*head));
-	struct pgr_group *group = (void *)(word + nr);
-	unsigned filled = 0;
+	unsigned i;
+
+	*filled = 0;
+	for (i = 0; i < nr; i++) {
+		enum pgr_transform t = b->page[i] ? PGR_ZERO : PGR_ABSENT;
+
+		if (b->page[i] && !page_is_zero(b->page[i])) {
+			if (*filled == e->o.data_pages)
+				break;
+			b->with_data[(*filled)++] = (uint8_t)i;
+			continue;
+		}
+		if (e->cache && !b->first_time)
+			encode_cache_remove(e->cache, b->pfn[i]);
+		b->crc[i] = t == PGR_ZERO ? encode_zero_crc() : 0;
+		b->word[i] = PGR_PAGE_WORD(b->pfn[i], t, t == PGR_ZERO ? b->type[i] : 0);
+		if (t == PGR_ABSENT) {
+			e->stats.absent++;
+		} else {
+			e->stats.zero++;
+			e->stats.saved_zero += PGR_PAGE_SIZE;
+		}
+	}
+	return i;
+}
+
+static unsigned groups_of(const struct encoder *e, unsigned pages)
+{
+	return (pages + e->o.group_pages - 1) / e->o.group_pages;
+}
+
+size_t encoder_room(const struct encoder *e, unsigned nr)
+{
+	unsigned data = nr < e->o.data_pages ? nr : e->o.data_pages;
+
+	return sizeof(struct pgr_pages) + nr * sizeof(uint64_t) +
+	       groups_of(e, data) * sizeof(struct pgr_group) + (size_t)data * PGR_PAGE_SIZE;
+}
+
+int encoder_pages(struct encoder *e, uint32_t round, const uint64_t *pfn, uint8_t *const *page,
+		  const uint8_t *type, unsigned nr, bool first_time, uint32_t *crc, void *body,
+		  struct encoded *out, struct pgr_error *err)
+{
+	struct pgr_pages *head = body;
+	struct batch b = {.pfn = pfn,
+			  .page = page,
+			  .type = type,
+			  .first_time = first_time,
+			  .crc = crc,
+			  .word = (void *)(head + 1)};
+	struct pgr_group *group;
+	unsigned filled;
+	uint32_t data_crc = 0;
+	size_t head_bytes;
+	uint8_t *data, *to;
 
 	if (!nr || nr > PGR_BATCH_MAX)
 		return pgr_fail(err, -EINVAL, "a batch of %u pages cannot be encoded: 1 .. %u", nr,
 				PGR_BATCH_MAX);
-	*head = (struct pgr_pages){.nr_pages = nr, .round = round};
-	for (unsigned i = 0; i < nr; i++) {
-		enum pgr_transform t =
-			take_page(e, pfn[i], page[i], type[i], first_time, filled, &crc[i]);
-
-		word[i] = PGR_PAGE_WORD(pfn[i], t, t == PGR_ABSENT ? 0 : type[i]);
-		if (t == PGR_DATA || t == PGR_DELTA)
-			filled++;
-	}
-
-	e->part = body;
-	e->parts = 1;
-	e->out_length = 0;
-	e->referenced = false;
-	for (unsigned at = 0; at < filled; at += group[-1].nr_pages) {
-		unsigned n = filled - at < e->o.group_pages ? filled - at : e->o.group_pages;
-		int rc = put_group(e, at, n, group++, err);
+	nr = look(e, &b, nr, &filled);
+	*head = (struct pgr_pages){
+		.nr_pages = nr, .nr_groups = groups_of(e, filled), .round = round};
+	group = (void *)(b.word + nr);
+	data = to = (void *)(group + head->nr_groups);
+	head_bytes = (size_t)(data - (uint8_t *)body);
+	while (b.at < filled) {
+		unsigned left = filled - b.at;
+		size_t bytes;
+		uint32_t group_crc;
+		int rc = put_group(e, &b, left < e->o.group_pages ? left : e->o.group_pages, to,
+				   group++, &bytes, &group_crc, err);
 
 		if (rc) {
 			/* What the cache took from this batch was never sent. */
 			encoder_forget(e, pfn, nr);
 			return rc;
 		}
-		head->nr_groups++;
+		data_crc = stream_crc_join(data_crc, group_crc, bytes);
+		to += bytes;
 	}
-	body[0] = (struct iovec){.iov_base = e->head,
-				 .iov_len = (size_t)((uint8_t *)group - e->head)};
-	*parts = e->parts;
-	for (unsigned i = 0; i < e->parts; i++)
-		e->stats.bytes_out += body[i].iov_len;
+	out->nr = nr;
+	out->length = head_bytes + (size_t)(to - data);
+	out->crc = stream_crc_join(stream_crc(0, body, head_bytes), data_crc, (size_t)(to - data));
+	e->stats.pages += nr;
+	e->stats.bytes_out += out->length;
 	e->stats.bytes_in = (e->stats.pages - e->stats.absent) * PGR_PAGE_SIZE;
 	return 0;
 }

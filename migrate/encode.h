@@ -3,7 +3,7 @@
  * Pages to the body of a PAGES record and back.
  *
  * An encoder and a decoder belong to one thread and to one channel: a pfn always travels on the same channel, so each has its share
- * of the cache of sent pages (encoder), and nothing is locked. Memory: an encoder has a few MiB of buffers plus its cache; a
+ * of the cache of sent pages (encoder), and nothing is locked. Memory: an encoder has up to 2 MiB of buffers (zstd) plus its cache; a
  * decoder has 1 MiB. Neither knows guests: they get pointers to pages.
  */
 #ifndef PAGURUS_ENCODE_H
@@ -12,7 +12,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
 #include "common/error.h"
 #include "protocol-spec/stream.h"
@@ -24,6 +23,7 @@ struct encode_options {
 	int level;	      /* LZ4: acceleration (1 = best ratio); zstd: level; 0 = default */
 	unsigned group_pages; /* pages compressed together, 1 .. PGR_BATCH_MAX; 0 = default */
 	size_t cache_bytes;   /* bound of the cache for DELTA; 0: no delta */
+	unsigned data_pages; /* most pages with data in a record, 1 .. PGR_BATCH_MAX; 0 = default */
 };
 
 struct encode_stats {
@@ -38,16 +38,26 @@ struct encoder;
 int encoder_create(const struct encode_options *o, struct encoder **out, struct pgr_error *err);
 void encoder_free(struct encoder *e);
 
+/* What encoder_pages() made. */
+struct encoded {
+	unsigned nr;   /* of the pages given, the first so many are in the body */
+	size_t length; /* of the body, a multiple of 8 */
+	uint32_t crc;  /* of the body */
+};
+
+/* Most bytes that a body for nr pages takes. */
+size_t encoder_room(const struct encoder *e, unsigned nr);
+
 /*
- * Encode nr pages (1 .. PGR_BATCH_MAX). page[i] NULL: absent. type[i]: enum pgr_page_type. Contents may change meanwhile (running
- * guest): each page is copied once and everything - zero test apart, which is safe, see encode.c - works on the copy, so what is sent, its CRC and the
- * cache agree. first_time: the caller knows that none of these was sent before in the session (no delta, no cache look-up needed).
- * crc[i] gets the CRC-32 of what was sent (of a zero page for ZERO, 0 for absent).
- * body: up to 4 parts that stay valid until the next call. Never fails for data; -ENOMEM only.
+ * Encode the first of nr pages (1 .. PGR_BATCH_MAX), as many as belong in one record: at least one. page[i] NULL: absent. type[i]: enum
+ * pgr_page_type. Contents may change meanwhile (running guest): each page is copied once and everything - zero test apart, which is safe, see
+ * encode.c - works on the copy, so what is sent, its CRC and the cache agree. first_time: the caller knows that none of these was sent
+ * before in the session (no delta, no cache look-up needed). crc[i] gets the CRC-32 of what was sent (of a zero page for ZERO, 0 for absent).
+ * body: encoder_room() bytes, aligned to 8; after a failure their contents are undefined. Never fails for data; -ENOMEM only.
  */
 int encoder_pages(struct encoder *e, uint32_t round, const uint64_t *pfn, uint8_t *const *page,
-		  const uint8_t *type, unsigned nr, bool first_time, uint32_t *crc,
-		  struct iovec body[4], unsigned *parts, struct pgr_error *err);
+		  const uint8_t *type, unsigned nr, bool first_time, uint32_t *crc, void *body,
+		  struct encoded *out, struct pgr_error *err);
 
 /* The target may not have these (a lost connection): never delta against what was sent. */
 void encoder_forget(struct encoder *e, const uint64_t *pfn, unsigned nr);

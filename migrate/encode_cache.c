@@ -13,11 +13,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "protocol-spec/stream.h"
 
-#define NO_SLOT UINT32_MAX
-#define NO_PFN	UINT64_MAX
+#define NO_SLOT	  UINT32_MAX
+#define NO_PFN	  UINT64_MAX
+#define HUGE_PAGE ((size_t)2 << 20)
 /* An index entry is 4 bytes; there are 2 to 4 for a slot. */
 #define SLOT_COST (PGR_PAGE_SIZE + sizeof(uint64_t) + 1 + 4 * sizeof(uint32_t))
 
@@ -63,7 +65,8 @@ int encode_cache_create(size_t bytes, struct encode_cache **out)
 		return -ENOMEM;
 	c->slots = (uint32_t)slots;
 	c->mask = entries - 1;
-	c->pages = aligned_alloc(PGR_PAGE_SIZE, slots * PGR_PAGE_SIZE);
+	c->pages = aligned_alloc(HUGE_PAGE,
+				 (slots * PGR_PAGE_SIZE + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
 	c->pfn = malloc(slots * sizeof(*c->pfn));
 	c->used = calloc(slots, 1);
 	c->index = malloc(entries * sizeof(*c->index));
@@ -71,6 +74,8 @@ int encode_cache_create(size_t bytes, struct encode_cache **out)
 		encode_cache_free(c);
 		return -ENOMEM;
 	}
+	/* It is filled within the first seconds, and a fault for each page costs more than the copies. */
+	(void)madvise(c->pages, slots * PGR_PAGE_SIZE, MADV_HUGEPAGE);
 	encode_cache_clear(c);
 	*out = c;
 	return 0;

@@ -9,13 +9,18 @@
  *  3. Bytes in [acked, filled) are complete records, never changed once filled has moved past them.
  *  4. Only the appender (append_lock held) moves filled, only the sender moves sent while it runs, only the
  *     acknowledger (or the sender of a one-way lane) moves acked.
- * So the appender copies outside of `lock`: by 1 and 4 nobody else touches [filled, acked + size).
+ * So the appender writes outside of `lock`: by 1 and 4 nobody else touches [filled, acked + size). A record that comes to nothing
+ * leaves filled where it was.
+ *
+ * append_lock is held while a record is made, never while room is waited for: who must not wait long (the thread that keeps connections
+ * alive or ends the session) waits for one encoding at most.
  */
 #include "migrate/lane.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "migrate/session_internal.h"
@@ -29,66 +34,89 @@ static size_t padded(size_t n)
 	return (n + 7) & ~(size_t)7;
 }
 
-static void ring_copy_in(struct lane *l, uint64_t position, const void *data, size_t length)
+/* Up to `size` bytes from there on are in one piece. */
+static uint8_t *ring_at(const struct lane *l, uint64_t position)
 {
-	size_t at = position % l->size;
-	size_t first = length < l->size - at ? length : l->size - at;
-
-	memcpy(l->ring + at, data, first);
-	memcpy(l->ring, (const uint8_t *)data + first, length - first);
+	return l->ring + position % l->size;
 }
 
-static void ring_copy_out(const struct lane *l, uint64_t position, void *data, size_t length)
+static int ring_map(struct lane *l)
 {
-	size_t at = position % l->size;
-	size_t first = length < l->size - at ? length : l->size - at;
+	int fd = memfd_create("pagurus-ring", MFD_CLOEXEC);
+	void *base = MAP_FAILED;
+	int rc = 0;
 
-	memcpy(data, l->ring + at, first);
-	memcpy((uint8_t *)data + first, l->ring, length - first);
+	if (fd < 0 || ftruncate(fd, (off_t)l->size))
+		rc = -errno;
+	if (!rc) {
+		base = mmap(NULL, 2 * l->size, PROT_NONE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (base == MAP_FAILED)
+			rc = -errno;
+	}
+	for (unsigned i = 0; !rc && i < 2; i++)
+		if (mmap((uint8_t *)base + i * l->size, l->size, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+			rc = -errno;
+	if (rc && base != MAP_FAILED)
+		munmap(base, 2 * l->size);
+	if (fd >= 0)
+		close(fd);
+	if (!rc)
+		l->ring = base;
+	return rc;
+}
+
+/* `length` bytes at filled are a record. */
+static int publish(struct lane *l, size_t length, struct pgr_error *err)
+{
+	for (size_t done = 0; l->capture >= 0 && done < length;) {
+		ssize_t n = write(l->capture, ring_at(l, l->filled) + done, length - done);
+
+		if (n < 0 && errno != EINTR)
+			return pgr_fail_errno(err, -errno, "cannot write the capture of channel %u",
+					      l->index);
+		if (n > 0)
+			done += (size_t)n;
+	}
+	pthread_mutex_lock(&l->lock);
+	l->filled += length;
+	l->next_sequence++;
+	pthread_cond_signal(&l->to_send);
+	pthread_mutex_unlock(&l->lock);
+	return 0;
 }
 
 /* The stream writer's output: room was waited for, so this cannot fail but for the capture file. */
 static int ring_write(void *ctx, const struct iovec *iov, unsigned nr, struct pgr_error *err)
 {
 	struct lane *l = ctx;
-	uint64_t position = l->filled;
+	size_t length = 0;
 
 	for (unsigned i = 0; i < nr; i++) {
-		ring_copy_in(l, position, iov[i].iov_base, iov[i].iov_len);
-		position += iov[i].iov_len;
-		for (size_t done = 0; l->capture >= 0 && done < iov[i].iov_len;) {
-			ssize_t n = write(l->capture, (const uint8_t *)iov[i].iov_base + done,
-					  iov[i].iov_len - done);
-
-			if (n < 0 && errno != EINTR)
-				return pgr_fail_errno(err, -errno,
-						      "cannot write the capture of channel %u",
-						      l->index);
-			if (n > 0)
-				done += (size_t)n;
-		}
+		memcpy(ring_at(l, l->filled + length), iov[i].iov_base, iov[i].iov_len);
+		length += iov[i].iov_len;
 	}
-	pthread_mutex_lock(&l->lock);
-	l->filled = position;
-	l->next_sequence++;
-	pthread_cond_broadcast(&l->changed);
-	pthread_mutex_unlock(&l->lock);
-	return 0;
+	return publish(l, length, err);
 }
 
 int lane_init(struct lane *l, unsigned index, size_t size, struct pgr_error *err)
 {
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	int rc;
+
 	memset(l, 0, sizeof(*l));
 	l->index = index;
 	l->capture = -1;
-	l->size = (size + 15) & ~(size_t)15;
-	l->ring = malloc(l->size);
-	if (!l->ring)
-		return pgr_fail(err, -ENOMEM,
-				"no memory for the %zu bytes of channel %u's send buffer", l->size,
-				index);
+	l->size = (size + page - 1) / page * page;
+	rc = ring_map(l);
+	if (rc)
+		return pgr_fail_errno(err, rc,
+				      "no memory for the %zu bytes of channel %u's send buffer",
+				      l->size, index);
 	pthread_mutex_init(&l->append_lock, NULL);
 	pthread_mutex_init(&l->lock, NULL);
+	session_cond_init(&l->to_send);
 	session_cond_init(&l->changed);
 	stream_writer_init(&l->writer, ring_write, l);
 	return 0;
@@ -101,10 +129,11 @@ void lane_free(struct lane *l)
 	lane_stop(l);
 	if (l->capture >= 0)
 		close(l->capture);
+	pthread_cond_destroy(&l->to_send);
 	pthread_cond_destroy(&l->changed);
 	pthread_mutex_destroy(&l->lock);
 	pthread_mutex_destroy(&l->append_lock);
-	free(l->ring);
+	munmap(l->ring, 2 * l->size);
 	l->ring = NULL;
 }
 
@@ -116,27 +145,23 @@ static void *sender_main(void *arg)
 
 	pthread_mutex_lock(&l->lock);
 	while (!l->stop) {
-		struct iovec iov[2];
-		size_t length, at;
+		struct iovec iov;
+		size_t length;
 		int rc;
 
 		if (l->sent == l->filled) {
-			pthread_cond_wait(&l->changed, &l->lock);
+			pthread_cond_wait(&l->to_send, &l->lock);
 			continue;
 		}
 		length = l->filled - l->sent;
 		if (length > (l->limit ? LANE_PIECE_CAPPED : LANE_PIECE))
 			length = l->limit ? LANE_PIECE_CAPPED : LANE_PIECE;
-		at = l->sent % l->size;
-		iov[0].iov_base = l->ring + at;
-		iov[0].iov_len = length < l->size - at ? length : l->size - at;
-		iov[1].iov_base = l->ring;
-		iov[1].iov_len = length - iov[0].iov_len;
+		iov = (struct iovec){.iov_base = ring_at(l, l->sent), .iov_len = length};
 		l->claimed = l->sent + length;
 		pthread_mutex_unlock(&l->lock);
 		rc = l->limit ? rate_limit_take(l->limit, length, -1) : 0;
 		if (!rc)
-			rc = l->channel->ops->write(l->channel, iov, iov[1].iov_len ? 2 : 1, &err);
+			rc = l->channel->ops->write(l->channel, &iov, 1, &err);
 		pthread_mutex_lock(&l->lock);
 		if (rc) {
 			if (!l->stop) {
@@ -148,7 +173,9 @@ static void *sender_main(void *arg)
 		}
 		l->sent += length;
 		__atomic_store_n(&l->wire_bytes, l->wire_bytes + length, __ATOMIC_RELAXED);
-		pthread_cond_broadcast(&l->changed);
+		/* Room is made by acknowledgements: who waits for it need not know. */
+		if (l->flushers || l->one_way)
+			pthread_cond_broadcast(&l->changed);
 		if (l->one_way) {
 			l->acked = l->sent;
 			if (l->sent == l->filled && l->on_drained) {
@@ -190,7 +217,7 @@ void lane_stop(struct lane *l)
 	if (l->running) {
 		pthread_mutex_lock(&l->lock);
 		l->stop = true;
-		pthread_cond_broadcast(&l->changed);
+		pthread_cond_signal(&l->to_send);
 		pthread_mutex_unlock(&l->lock);
 		/* A file is its caller's, who may still want to sync and commit it; its writes end by themselves. */
 		if (!l->one_way)
@@ -214,10 +241,9 @@ static bool room(const struct lane *l, uint32_t type, size_t bytes)
 	       l->next_sequence - l->acked_sequence < l->window;
 }
 
-static int append(struct lane *l, uint32_t type, const struct iovec *parts, unsigned nr, bool wait,
-		  struct pgr_error *err)
+/* Returns with append_lock held and room for a record of so many bytes, or without and an error: lane_append's, -EAGAIN. */
+static int begin(struct lane *l, uint32_t type, size_t length, bool wait, struct pgr_error *err)
 {
-	size_t length = session_record_bytes(parts, nr);
 	int rc = 0;
 
 	if (length > l->size)
@@ -225,21 +251,62 @@ static int append(struct lane *l, uint32_t type, const struct iovec *parts, unsi
 			err, -EMSGSIZE,
 			"a record %s of %zu bytes does not fit the send buffer of channel %u",
 			stream_type_name(type), length, l->index);
-
-	pthread_mutex_lock(&l->append_lock);
-	pthread_mutex_lock(&l->lock);
-	while (wait && !l->cancelled && !room(l, type, length))
+	for (;;) {
+		pthread_mutex_lock(&l->append_lock);
+		pthread_mutex_lock(&l->lock);
+		if (l->cancelled)
+			rc = pgr_fail(err, -ECANCELED, "cancelled");
+		else if (!room(l, type, length))
+			rc = -EAGAIN;
+		else
+			break;
+		pthread_mutex_unlock(&l->append_lock);
+		if (rc != -EAGAIN || !wait)
+			break;
 		pthread_cond_wait(&l->changed, &l->lock);
-	if (l->cancelled)
-		rc = pgr_fail(err, -ECANCELED, "cancelled");
-	else if (!room(l, type, length))
-		rc = -EAGAIN;
+		pthread_mutex_unlock(&l->lock);
+		rc = 0;
+	}
 	pthread_mutex_unlock(&l->lock);
-	if (!rc)
-		rc = stream_write(&l->writer, type, parts, nr, err);
+	return rc;
+}
+
+static int append(struct lane *l, uint32_t type, const struct iovec *parts, unsigned nr, bool wait,
+		  struct pgr_error *err)
+{
+	int rc = begin(l, type, session_record_bytes(parts, nr), wait, err);
+
+	if (rc)
+		return rc;
+	rc = stream_write(&l->writer, type, parts, nr, err);
 	l->last_append_ns = session_now_ns();
 	pthread_mutex_unlock(&l->append_lock);
 	return rc;
+}
+
+int lane_reserve(struct lane *l, uint32_t type, size_t most, void **body, struct pgr_error *err)
+{
+	struct iovec part = {.iov_len = most};
+	int rc = begin(l, type, session_record_bytes(&part, 1), true, err);
+
+	if (!rc)
+		*body = ring_at(l, l->filled) + sizeof(struct pgr_record);
+	return rc;
+}
+
+int lane_commit(struct lane *l, uint32_t type, size_t length, uint32_t crc, struct pgr_error *err)
+{
+	size_t bytes = stream_seal(&l->writer, type, ring_at(l, l->filled), length, crc);
+	int rc = publish(l, bytes, err);
+
+	l->last_append_ns = session_now_ns();
+	pthread_mutex_unlock(&l->append_lock);
+	return rc;
+}
+
+void lane_drop(struct lane *l)
+{
+	pthread_mutex_unlock(&l->append_lock);
 }
 
 int lane_append(struct lane *l, uint32_t type, const struct iovec *parts, unsigned nr,
@@ -299,7 +366,7 @@ static int advance(struct lane *l, uint32_t sequence, uint64_t limit, struct pgr
 		struct pgr_record header;
 
 		if (at < limit) {
-			ring_copy_out(l, at, &header, sizeof(header));
+			memcpy(&header, ring_at(l, at), sizeof(header));
 			at += sizeof(header) + padded(header.length);
 			next++;
 		}
@@ -368,7 +435,7 @@ void lane_abandon(struct lane *l)
 		uint32_t sequence = l->acked_sequence;
 
 		while (at < l->claimed) {
-			ring_copy_out(l, at, &header, sizeof(header));
+			memcpy(&header, ring_at(l, at), sizeof(header));
 			at += sizeof(header) + padded(header.length);
 			sequence++;
 		}
@@ -386,9 +453,11 @@ bool lane_wait_sent(struct lane *l, uint64_t until_ns)
 	bool sent;
 
 	pthread_mutex_lock(&l->lock);
+	l->flushers++;
 	while (l->sent < l->filled && l->running && !l->lost)
 		if (!session_cond_wait_until(&l->changed, &l->lock, until_ns))
 			break;
+	l->flushers--;
 	sent = l->sent >= l->filled;
 	pthread_mutex_unlock(&l->lock);
 	return sent;

@@ -6,6 +6,8 @@
  * by writing the rest of the ring again, byte for byte: encoders, caches and digests never know that anything happened. The ring is also
  * what bounds the memory of the source.
  *
+ * The ring is mapped twice in a row, so that what wraps around its end is in one piece too: records are made in it.
+ *
  * Threads: one appender at a time (lane_append serialises), one sending thread (inside), one acknowledger.
  */
 #ifndef PAGURUS_LANE_H
@@ -28,10 +30,12 @@ struct lane {
 	pthread_mutex_t append_lock;
 	struct stream_writer writer; /* under append_lock; writes into the ring */
 
-	pthread_mutex_t lock; /* all below */
-	pthread_cond_t changed;
-	uint8_t *ring;
-	size_t size; /* a multiple of 16 */
+	pthread_mutex_t lock;	/* all below */
+	pthread_cond_t to_send; /* the sender waits: there is something, or it shall stop */
+	pthread_cond_t changed; /* others wait: for room, or until all was sent */
+	unsigned flushers;	/* threads that wait until all was sent */
+	uint8_t *ring;		/* its second image follows */
+	size_t size;		/* a multiple of the page size */
 	uint64_t
 		filled; /* positions since the start of the stream's records; filled >= sent >= acked */
 	uint64_t sent;		 /* given to the channel */
@@ -62,7 +66,7 @@ struct lane {
 	void *ctx;
 };
 
-/* size: bytes of ring, at least PGR_RECORD_MAX + 64. Returns 0 or -ENOMEM. */
+/* size: bytes of ring, at least PGR_RECORD_MAX + 64; rounded up to whole pages. Returns 0 or an error of memory. */
 int lane_init(struct lane *l, unsigned index, size_t size, struct pgr_error *err);
 void lane_free(struct lane *l);
 
@@ -70,6 +74,15 @@ void lane_free(struct lane *l);
 int lane_start(struct lane *l, struct channel *c, struct pgr_error *err);
 /* End the sending thread at once (shutting the channel down) and close the channel. What is unsent stays in the ring. Idempotent. */
 void lane_stop(struct lane *l);
+
+/*
+ * Make a record in place: waits for room for a body of at most `most` bytes; *body (aligned to 8) is where it goes. Until lane_commit(), or
+ * lane_drop() when there is to be none, nobody else can append: make it at once, and wait for nothing. Errors as lane_append.
+ */
+int lane_reserve(struct lane *l, uint32_t type, size_t most, void **body, struct pgr_error *err);
+/* The body has `length` bytes and this CRC; the record is on its way. Fails only when the capture cannot be written. */
+int lane_commit(struct lane *l, uint32_t type, size_t length, uint32_t crc, struct pgr_error *err);
+void lane_drop(struct lane *l);
 
 /* Add a record; waits for room. -ECANCELED after lane_cancel; never fails because a connection is lost (it waits). */
 int lane_append(struct lane *l, uint32_t type, const struct iovec *parts, unsigned nr,

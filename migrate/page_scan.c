@@ -47,7 +47,7 @@ ALWAYS bool zero_loop(const vec *p)
 	return true;
 }
 
-ALWAYS unsigned differ_loop(const vec *a, const vec *b, unsigned limit)
+ALWAYS unsigned differ_loop(const loose_vec *a, const vec *b, unsigned limit)
 {
 	const unsigned stride = 16;
 	unsigned words = 0;
@@ -56,16 +56,31 @@ ALWAYS unsigned differ_loop(const vec *a, const vec *b, unsigned limit)
 		vec count = {0};
 
 		for (unsigned k = 0; k < stride; k++)
-			count -= (vec)(a[i + k] != b[i + k]);
+			count -= (vec)((vec)a[i + k] != b[i + k]);
 		words += (unsigned)(count[0] + count[1] + count[2] + count[3]);
 	}
 	return words < limit ? words : limit;
 }
 
-ALWAYS void xor_loop(vec *out, const vec *a, const loose_vec *b)
+ALWAYS void xor_loop(loose_vec *out, const loose_vec *a, const loose_vec *b)
 {
 	for (unsigned i = 0; i < VECS; i++)
 		out[i] = a[i] ^ b[i];
+}
+
+/* Loads before stores: the next page's loads need not wait for stores that only seem to meet them. */
+ALWAYS void copy_loop(loose_vec *out, const loose_vec *page)
+{
+	const unsigned stride = 4;
+
+	for (unsigned i = 0; i < VECS; i += stride) {
+		vec x = page[i], y = page[i + 1], z = page[i + 2], w = page[i + 3];
+
+		out[i] = x;
+		out[i + 1] = y;
+		out[i + 2] = z;
+		out[i + 3] = w;
+	}
 }
 
 AVX2_FN static bool zero_avx2(const void *page)
@@ -98,6 +113,16 @@ static void xor_sse2(void *out, const void *a, const void *b)
 	xor_loop(out, a, b);
 }
 
+AVX2_FN static void copy_avx2(void *out, const void *page)
+{
+	copy_loop(out, page);
+}
+
+static void copy_sse2(void *out, const void *page)
+{
+	copy_loop(out, page);
+}
+
 bool page_is_zero(const void *page)
 {
 	return __builtin_cpu_supports("avx2") ? zero_avx2(page) : zero_sse2(page);
@@ -106,6 +131,14 @@ bool page_is_zero(const void *page)
 unsigned page_words_differ(const void *a, const void *b, unsigned limit)
 {
 	return __builtin_cpu_supports("avx2") ? differ_avx2(a, b, limit) : differ_sse2(a, b, limit);
+}
+
+void page_copy(void *out, const void *page)
+{
+	if (__builtin_cpu_supports("avx2"))
+		copy_avx2(out, page);
+	else
+		copy_sse2(out, page);
 }
 
 void page_xor(void *out, const void *a, const void *b)

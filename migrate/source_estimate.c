@@ -64,18 +64,24 @@ static int time_memory(struct source *s, double *ns_per_byte, double *ratio, str
 	struct encode_options o = s->p->encode;
 	struct encoder *e;
 	struct encode_stats stats;
+	struct encoded made;
 	uint64_t begin = session_now_ns();
+	void *body = NULL;
 	int rc;
 
 	o.cache_bytes = 0;
 	rc = encoder_create(&o, &e, err);
+	if (!rc) {
+		body = malloc(encoder_room(e, s->batch));
+		if (!body)
+			rc = pgr_fail(err, -ENOMEM, "no memory for a measurement of the guest");
+	}
 	for (unsigned n = 0; !rc && n < SAMPLES; n++) {
 		uint64_t pfn[PGR_BATCH_MAX];
 		uint32_t crc[PGR_BATCH_MAX];
 		uint64_t first = s->d.info.nr_pfns / SAMPLES * n;
-		struct iovec body[4];
 		struct guest_batch b;
-		unsigned nr = 0, parts;
+		unsigned nr = 0;
 
 		while (nr < s->batch / 4 && first + nr < s->d.info.nr_pfns) {
 			pfn[nr] = first + nr;
@@ -86,7 +92,9 @@ static int time_memory(struct source *s, double *ns_per_byte, double *ratio, str
 		rc = s->g->ops->read(s->g, 0, pfn, nr, &b, err);
 		if (rc)
 			break;
-		rc = encoder_pages(e, 0, pfn, b.page, b.type, nr, true, crc, body, &parts, err);
+		for (unsigned at = 0; !rc && at < nr; at += made.nr)
+			rc = encoder_pages(e, 0, pfn + at, b.page + at, b.type + at, nr - at, true,
+					   crc, body, &made, err);
 		s->g->ops->release(s->g, 0, &b);
 	}
 	if (!rc) {
@@ -96,6 +104,7 @@ static int time_memory(struct source *s, double *ns_per_byte, double *ratio, str
 				       : 0;
 		*ratio = stats.bytes_in ? (double)stats.bytes_out / (double)stats.bytes_in : 0;
 	}
+	free(body);
 	if (e)
 		encoder_free(e);
 	return rc;

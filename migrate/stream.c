@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <isa-l/crc.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,60 @@ static const uint8_t zeroes[8];
 uint32_t stream_crc(uint32_t crc, const void *data, size_t length)
 {
 	return crc32_gzip_refl(crc, data, length);
+}
+
+/*
+ * A CRC is the remainder of a polynomial over GF(2), bit 31 being the coefficient of x^0. A piece of n
+ * bytes behind another shifts that one's remainder by x^8n, and as both begin and end with all bits
+ * inverted, that is all there is to joining two.
+ */
+#define CRC_POLYNOMIAL 0xedb88320u
+
+static uint32_t crc_multiply(uint32_t a, uint32_t b)
+{
+	uint32_t product = 0;
+
+	for (; a; a <<= 1) {
+		product ^= b & -(a >> 31);
+		b = b >> 1 ^ (CRC_POLYNOMIAL & -(b & 1));
+	}
+	return product;
+}
+
+/* x^(8 * 2^k), by squaring; page: a byte's product with x^(8 * 4096) at each of its four places. */
+static struct {
+	uint32_t power[32];
+	uint32_t page[4][256];
+} crc_shift;
+static pthread_once_t crc_shift_once = PTHREAD_ONCE_INIT;
+
+static void crc_shift_init(void)
+{
+	uint32_t p = 1u << 23;
+
+	for (unsigned k = 0; k < 32; k++, p = crc_multiply(p, p))
+		crc_shift.power[k] = p;
+	for (unsigned place = 0; place < 4; place++)
+		for (uint32_t byte = 0; byte < 256; byte++)
+			crc_shift.page[place][byte] =
+				crc_multiply(byte << 8 * place, crc_shift.power[12]);
+}
+_Static_assert(PGR_PAGE_SIZE == 1 << 12, "power[12] shifts by a page");
+
+uint32_t stream_crc_join(uint32_t first, uint32_t second, size_t length)
+{
+	pthread_once(&crc_shift_once, crc_shift_init);
+	for (unsigned k = 0; length >> k; k++)
+		if (length >> k & 1)
+			first = crc_multiply(first, crc_shift.power[k]);
+	return first ^ second;
+}
+
+uint32_t stream_crc_join_page(uint32_t first, uint32_t second)
+{
+	pthread_once(&crc_shift_once, crc_shift_init);
+	return crc_shift.page[0][first & 255] ^ crc_shift.page[1][first >> 8 & 255] ^
+	       crc_shift.page[2][first >> 16 & 255] ^ crc_shift.page[3][first >> 24] ^ second;
 }
 
 uint64_t stream_page_digest(uint64_t pfn, uint32_t page_crc)
@@ -192,6 +247,21 @@ int stream_write_body(struct stream_writer *w, uint32_t type, const void *body, 
 	struct iovec iov = {.iov_base = (void *)body, .iov_len = length};
 
 	return stream_write(w, type, &iov, 1, err);
+}
+
+size_t stream_seal(struct stream_writer *w, uint32_t type, void *record, size_t length,
+		   uint32_t crc)
+{
+	struct pgr_record h = {.type = type, .length = (uint32_t)length, .sequence = w->sequence};
+	size_t pad = padding(length), bytes = sizeof(h) + length + pad;
+
+	memset((uint8_t *)record + sizeof(h) + length, 0, pad);
+	h.crc = stream_crc(stream_crc_join(stream_crc(0, &h, sizeof(h)), crc, length), zeroes, pad);
+	memcpy(record, &h, sizeof(h));
+	w->sequence++;
+	w->records++;
+	w->bytes += bytes;
+	return bytes;
 }
 
 static int grow(struct stream_reader *r, size_t needed, struct pgr_error *err)

@@ -63,6 +63,12 @@ int stream_write(struct stream_writer *w, uint32_t type, const struct iovec *par
 		 struct pgr_error *err);
 int stream_write_body(struct stream_writer *w, uint32_t type, const void *body, size_t length,
 		      struct pgr_error *err);
+/*
+ * Make a record of a body of length <= PGR_RECORD_MAX bytes that stands at record + sizeof(struct pgr_record) already: writes the header
+ * before it and the padding behind it, and counts it as written. crc: of the body. Returns the bytes of the record.
+ */
+size_t stream_seal(struct stream_writer *w, uint32_t type, void *record, size_t length,
+		   uint32_t crc);
 
 /*
  * The next record, checked: length, sequence (-EPROTO), padding and CRC (-EBADMSG), known or optional (-EPROTONOSUPPORT; unknown optional ones
@@ -96,6 +102,10 @@ int stream_order_next(struct stream_order *o, const struct stream_record *rec,
 
 /* The CRC-32 of the format. */
 uint32_t stream_crc(uint32_t crc, const void *data, size_t length);
+/* The CRC of two pieces together, of the CRCs of each alone; length: of the second, below 2^32. */
+uint32_t stream_crc_join(uint32_t first, uint32_t second, size_t length);
+/* The same faster, for a second piece of one page. */
+uint32_t stream_crc_join_page(uint32_t first, uint32_t second);
 /* The mixing function of DIGEST: one page's contribution. */
 uint64_t stream_page_digest(uint64_t pfn, uint32_t page_crc);
 

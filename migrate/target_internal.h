@@ -37,8 +37,8 @@ struct target_lane {
 	bool quiet;	    /* its connection is being ended on purpose; under t->lock */
 	uint64_t lost_ns;   /* since when it has no connection, 0: it has; under t->lock */
 	struct pgr_error lost_error;
-	uint64_t heard_ns;   /* when the last record came; under t->lock */
-	uint64_t wire_bytes; /* read on this connection */
+	atomic_uint_least64_t heard_ns; /* when the last record came */
+	uint64_t wire_bytes;		/* read on this connection */
 
 	struct channel *channel; /* owned; NULL between connections */
 	struct stream_reader reader;
@@ -46,6 +46,7 @@ struct target_lane {
 	struct stream_writer writer;
 	uint32_t acked; /* under write_lock */
 	uint64_t unacked_bytes;
+	bool hurry; /* the applier's: an acknowledgement may be waited for */
 	uint64_t last_write_ns;
 	pthread_t receiver; /* reads records from the channel into the queue */
 	bool receiver_running;

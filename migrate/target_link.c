@@ -18,8 +18,9 @@
 #define ACCEPT_SLICE_MS	       200u
 /* Bodies up to here are copied into a buffer of their size; the reader's buffer is passed on with longer ones. */
 #define COPY_MAX (64u << 10)
-/* An acknowledgement at least every so many bytes; sooner when there is nothing else to do. */
-#define ACK_BYTES (512u << 10)
+/* An acknowledgement at least every so many bytes; sooner when nothing came for a while, or when it may be waited for. */
+#define ACK_BYTES   (512u << 10)
+#define ACK_WAIT_NS 500000u
 
 void target_fail(struct target *t, const struct pgr_error *err)
 {
@@ -225,9 +226,7 @@ static void *receiver_main(void *arg)
 			rc = file_ends(tl, &err);
 		if (!rc)
 			rc = enqueue(tl, &rec, &err);
-		pthread_mutex_lock(&tl->t->lock);
-		tl->heard_ns = session_now_ns();
-		pthread_mutex_unlock(&tl->t->lock);
+		atomic_store_explicit(&tl->heard_ns, session_now_ns(), memory_order_relaxed);
 	} while (!rc && !end);
 	if (end && !rc)
 		return NULL;
@@ -290,6 +289,11 @@ static void *applier_main(void *arg)
 		if (!q) {
 			if (tl->stop)
 				break;
+			/* Each costs both ends several wake-ups, so an applier that only outran the receiver waits a little. */
+			if (tl->unacked_bytes && !rc && !tl->hurry &&
+			    session_cond_wait_until(&tl->changed, &tl->lock,
+						    session_now_ns() + ACK_WAIT_NS))
+				continue;
 			/* Busy: who ends the connection waits until nothing is written to it any more. */
 			tl->busy = true;
 			pthread_mutex_unlock(&tl->lock);
@@ -317,6 +321,8 @@ static void *applier_main(void *arg)
 			} else {
 				tl->applied = q->rec.sequence + 1;
 				tl->unacked_bytes += q->rec.length;
+				/* After the last page of a round the source waits for everything. */
+				tl->hurry = q->rec.type != PGR_REC_PAGES;
 				if (tl->unacked_bytes >= ACK_BYTES)
 					acknowledge(tl);
 			}
@@ -384,7 +390,7 @@ int target_lane_start(struct target *t, unsigned i, struct pgr_error *err)
 	tl->quiet = false;
 	tl->receiver_done = false;
 	tl->lost_ns = 0;
-	tl->heard_ns = session_now_ns();
+	atomic_store(&tl->heard_ns, session_now_ns());
 	pthread_mutex_unlock(&t->lock);
 	tl->next_offset = tl->reader.offset;
 	if (!tl->applier_running) {
@@ -632,10 +638,12 @@ static int take(struct target *t, unsigned i, struct channel *c, enum pgr_purpos
 static void watch_silence(struct target *t, struct target_lane *tl)
 {
 	unsigned limit = t->p && t->p->silence_ms ? t->p->silence_ms : SESSION_SILENCE_DEFAULT_MS;
+	/* Before the clock is read: it is set meanwhile. */
+	uint64_t heard = atomic_load(&tl->heard_ns);
 	bool idle;
 
 	if (t->file || tl->lost_ns || !tl->receiver_running ||
-	    session_now_ns() - tl->heard_ns < limit * 1000000ull)
+	    session_now_ns() - heard < limit * 1000000ull)
 		return;
 	pthread_mutex_lock(&tl->lock);
 	idle = tl->queued_bytes == 0;

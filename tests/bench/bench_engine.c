@@ -16,7 +16,8 @@
  * this program in another process, started anew each time. TCP without TLS exists in this program
  * only. CPU is that of the whole process while its end of the session runs, the writing guest
  * included. Not in the seconds: switching the simulated guest's dirty log on and off, and making
- * the target's memory. Memory of the tool: RssAnon at COMMIT, less the guest's pages.
+ * the target's memory, taking these measurements. Memory of the tool: RssAnon and RssShmem (send
+ * rings; what is mapped twice counts twice) at COMMIT, less the guest's pages.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -104,6 +105,7 @@ struct probe {
 	struct guest_source *source;
 	struct guest_sink *sink;
 	double rss_mib;
+	double wall, cpu; /* of measuring that */
 };
 
 static struct guest_sim *guest_of_source(struct probe *p)
@@ -116,19 +118,20 @@ static struct guest_sim *guest_of_sink(struct probe *p)
 	return guest_sim_of_sink(p->sink);
 }
 
-static double rss_anon_mib(void)
+static double rss_mib(void)
 {
 	FILE *f = fopen("/proc/self/status", "r");
 	char line[256];
-	unsigned long kib = 0;
+	unsigned long kib, sum = 0;
 
 	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "RssAnon: %lu", &kib) == 1)
-			break;
+		if (sscanf(line, "RssAnon: %lu", &kib) == 1 ||
+		    sscanf(line, "RssShmem: %lu", &kib) == 1)
+			sum += kib;
 	if (!f)
 		die("cannot read /proc/self/status");
 	fclose(f);
-	return (double)kib / 1024;
+	return (double)sum / 1024;
 }
 
 /* As RssAnon counts it: present in the page tables. */
@@ -161,11 +164,15 @@ static double guest_resident_mib(struct guest_sim *g)
 static int measure_at_mark(void *ctx, enum session_mark mark, struct pgr_error *e)
 {
 	struct probe *p = ctx;
+	double wall = clock_s(CLOCK_MONOTONIC), cpu = clock_s(CLOCK_THREAD_CPUTIME_ID);
 
 	(void)e;
 	/* The last moment at which all buffers are still there. */
-	if (mark == SESSION_MARK_COMMIT)
-		p->rss_mib = rss_anon_mib() - guest_resident_mib(p->guest(p));
+	if (mark != SESSION_MARK_COMMIT)
+		return 0;
+	p->rss_mib = rss_mib() - guest_resident_mib(p->guest(p));
+	p->wall = clock_s(CLOCK_MONOTONIC) - wall;
+	p->cpu = clock_s(CLOCK_THREAD_CPUTIME_ID) - cpu;
 	return 0;
 }
 
@@ -327,7 +334,9 @@ __attribute__((noreturn)) static void target_main(bool tls, const char *identity
 	fflush(stdout);
 	must(target_run(probe.sink, &p, &owner, &result, &err));
 	cost = cost_since(cpu, &probe, &result);
-	printf("%.6f %.3f %.6f %.6f\n", cost.cpu, cost.rss_mib, populate_wall, populate_cpu);
+	/* The source waits meanwhile, with the guest stopped. */
+	printf("%.6f %.3f %.6f %.6f\n", cost.cpu, cost.rss_mib, populate_wall + probe.wall,
+	       populate_cpu + probe.cpu);
 	fflush(stdout);
 	/*
 	 * The guest runs here now; it ends with the process, which the source ends. Until then this is
@@ -460,8 +469,8 @@ static void move(struct guest_source *g, const struct setting *s, const char *co
 	must(source_run(g, &p, &owner, &r, &err));
 	wall = clock_s(CLOCK_MONOTONIC) - wall;
 	here = cost_since(cpu, &probe, &r);
-	here.aside_wall = log_wall;
-	here.aside_cpu = log_cpu;
+	here.aside_wall = log_wall + probe.wall;
+	here.aside_cpu = log_cpu + probe.cpu;
 	if (fscanf(answers, "%lf %lf %lf %lf", &there.cpu, &there.rss_mib, &there.aside_wall,
 		   &there.aside_cpu) != 4)
 		die("the target failed");

@@ -13,6 +13,7 @@
 #include <zstd.h>
 
 #include "migrate/encode.h"
+#include "migrate/page_scan.h"
 #include "migrate/stream.h"
 #include "tests/unit/unit.h"
 
@@ -26,7 +27,10 @@ static _Alignas(8) uint8_t body[PGR_RECORD_MAX];
 
 static struct encoder *new_encoder(enum encode_method method, unsigned group, size_t cache)
 {
-	struct encode_options o = {.method = method, .group_pages = group, .cache_bytes = cache};
+	struct encode_options o = {.method = method,
+				   .group_pages = group,
+				   .cache_bytes = cache,
+				   .data_pages = PGR_BATCH_MAX};
 	struct pgr_error err = PGR_ERROR_NONE;
 	struct encoder *e;
 
@@ -43,25 +47,26 @@ static struct decoder *new_decoder(void)
 	return d;
 }
 
-/* Encode into `body`; its length. The parts must be what encode.h promises. */
+/*
+ * Encode into `body`; its length. All pages go into one record; the promises of encode.h are checked.
+ */
 static size_t encode(struct encoder *e, const uint64_t *pfn, uint8_t *const *page,
 		     const uint8_t *type, unsigned nr, bool first, uint32_t *crc)
 {
 	struct pgr_error err = PGR_ERROR_NONE;
-	struct iovec part[4];
-	unsigned parts = 0;
-	size_t length = 0;
+	size_t most = encoder_room(e, nr);
+	struct encoded made;
 
-	CHECK_MSG(encoder_pages(e, 7, pfn, page, type, nr, first, crc, part, &parts, &err) == 0,
+	CHECK(most < sizeof(body));
+	body[most] = 0xa5;
+	CHECK_MSG(encoder_pages(e, 7, pfn, page, type, nr, first, crc, body, &made, &err) == 0,
 		  "%s", err.text);
-	CHECK(parts >= 1 && parts <= 4);
-	for (unsigned i = 0; i < parts; i++) {
-		CHECK(length + part[i].iov_len <= sizeof(body));
-		memcpy(body + length, part[i].iov_base, part[i].iov_len);
-		length += part[i].iov_len;
-	}
-	CHECK_MSG(stream_check_body(PGR_REC_PAGES, body, length, &err) == 0, "%s", err.text);
-	return length;
+	CHECK_EQ(made.nr, nr);
+	CHECK(made.length <= most);
+	CHECK_EQ(body[most], 0xa5);
+	CHECK_EQ(made.crc, stream_crc(0, body, made.length));
+	CHECK_MSG(stream_check_body(PGR_REC_PAGES, body, made.length, &err) == 0, "%s", err.text);
+	return made.length;
 }
 
 /* Decode `body` into target[pfn]; compares CRCs with what the encoder said. */
@@ -131,12 +136,14 @@ static void options_are_checked(void)
 {
 	struct encode_options bad_group = {.group_pages = PGR_BATCH_MAX + 1};
 	struct encode_options bad_method = {.method = (enum encode_method)9};
+	struct encode_options bad_record = {.data_pages = PGR_BATCH_MAX + 1};
 	struct pgr_error err = PGR_ERROR_NONE;
 	struct encoder *e;
 
 	CHECK_EQ(encoder_create(&bad_group, &e, &err), -EINVAL);
 	CHECK_HAS(err.text, "257");
 	CHECK_EQ(encoder_create(&bad_method, &e, &err), -EINVAL);
+	CHECK_EQ(encoder_create(&bad_record, &e, &err), -EINVAL);
 }
 
 /*
@@ -472,30 +479,90 @@ static void random_memory_stays_raw_and_uncopied(void)
 	encoder_free(e);
 }
 
-/* Alternating raw and compressed groups: more runs than the body has parts. */
-static void many_alternations_fit_in_four_parts(void)
+/* Raw and compressed groups in turn: each kind follows the other, in place and not. */
+static void alternating_groups_follow(void)
 {
-	struct encoder *e = new_encoder(ENCODE_LZ4, 2, 0);
-	struct decoder *d = new_decoder();
-	uint64_t seed = unit_seed();
+	for (enum encode_method m = ENCODE_LZ4; m <= ENCODE_ZSTD; m++) {
+		struct encoder *e = new_encoder(m, 2, 0);
+		struct decoder *d = new_decoder();
+		uint64_t seed = unit_seed();
+		struct encode_stats s;
 
-	for (unsigned i = 0; i < NR_MEM; i++)
-		fill(&seed, source[i], i / 2 % 2 ? 1 : 2);
-	CHECK_EQ(send_all(e, d, NR_MEM, true), 0);
+		for (unsigned i = 0; i < NR_MEM; i++)
+			fill(&seed, source[i], i / 2 % 2 ? 1 : 3);
+		CHECK_EQ(send_all(e, d, NR_MEM, true), 0);
+		CHECK_MEM(target, source, sizeof(source));
+		encoder_stats(e, &s);
+		CHECK_EQ(s.raw_groups, NR_MEM / 4);
+		CHECK_EQ(s.lz4_groups + s.zstd_groups, NR_MEM / 4);
+		decoder_free(d);
+		encoder_free(e);
+	}
+}
+
+/* A record is full with so many pages that hold data; zero pages do not count, and none is left out. */
+static void records_end_when_they_are_full(void)
+{
+	struct encode_options o = {.method = ENCODE_LZ4, .data_pages = 10};
+	struct pgr_error err = PGR_ERROR_NONE;
+	struct decoder *d = new_decoder();
+	uint8_t *page[PGR_BATCH_MAX], type[PGR_BATCH_MAX] = {0};
+	uint64_t seed = unit_seed(), pfn[PGR_BATCH_MAX];
+	uint32_t crc[PGR_BATCH_MAX];
+	unsigned records = 0, at = 0;
+	struct encoder *e;
+
+	CHECK_EQ(encoder_create(&o, &e, &err), 0);
+	CHECK(encoder_room(e, PGR_BATCH_MAX) < 12 * PAGE);
+	memset(target, 0xee, sizeof(target));
+	for (unsigned i = 0; i < PGR_BATCH_MAX; i++) {
+		pfn[i] = i;
+		page[i] = source[i];
+		fill(&seed, source[i], i % 4 ? 0 : 1);
+	}
+	for (; at < PGR_BATCH_MAX; records++) {
+		struct encoded made;
+
+		CHECK_EQ(encoder_pages(e, 7, pfn + at, page + at, type, PGR_BATCH_MAX - at, true,
+				       crc, body, &made, &err),
+			 0);
+		CHECK(made.nr > 0 && made.nr <= PGR_BATCH_MAX - at);
+		CHECK(made.length <= encoder_room(e, made.nr));
+		decode(d, made.length, crc, false);
+		at += made.nr;
+	}
+	/* 64 pages with data. */
+	CHECK_EQ(records, 7);
+	CHECK_MEM(target, source, PGR_BATCH_MAX * PAGE);
 	decoder_free(d);
 	encoder_free(e);
+}
+
+/* At each place that a record's data may have beside what is copied. */
+static void pages_are_copied_from_and_to_any_place(void)
+{
+	static _Alignas(PAGE) uint8_t from[2 * PAGE], to[2 * PAGE + 64];
+	uint64_t seed = unit_seed();
+
+	unit_fill_random(&seed, from, sizeof(from));
+	for (unsigned a = 0; a < 128; a += 8)
+		for (unsigned b = 0; b < 128; b += 8) {
+			memset(to, 0xa5, sizeof(to));
+			page_copy(to + 64 + b, from + a);
+			CHECK_MEM(to + 64 + b, from + a, PAGE);
+			CHECK_EQ(to[63 + b], 0xa5);
+			CHECK_EQ(to[64 + b + PAGE], 0xa5);
+		}
 }
 
 static void batch_sizes_are_checked(void)
 {
 	struct encoder *e = new_encoder(ENCODE_LZ4, 0, 0);
 	struct pgr_error err = PGR_ERROR_NONE;
-	struct iovec part[4];
-	unsigned parts;
+	struct encoded made;
 
-	CHECK_EQ(encoder_pages(e, 0, NULL, NULL, NULL, 0, false, NULL, part, &parts, &err),
-		 -EINVAL);
-	CHECK_EQ(encoder_pages(e, 0, NULL, NULL, NULL, 257, false, NULL, part, &parts, &err),
+	CHECK_EQ(encoder_pages(e, 0, NULL, NULL, NULL, 0, false, NULL, body, &made, &err), -EINVAL);
+	CHECK_EQ(encoder_pages(e, 0, NULL, NULL, NULL, 257, false, NULL, body, &made, &err),
 		 -EINVAL);
 	encoder_free(e);
 }
@@ -549,14 +616,13 @@ static void allocation_failure_while_encoding(void)
 	struct pgr_error err = PGR_ERROR_NONE;
 	struct encode_stats s;
 	uint64_t seed = unit_seed(), pfn = 0;
-	struct iovec part[4];
-	unsigned parts;
+	struct encoded made;
 	uint32_t crc;
 	int rc;
 
 	fill(&seed, page, 2);
 	unit_fail_alloc(1);
-	rc = encoder_pages(e, 7, &pfn, &page, &type, 1, false, &crc, part, &parts, &err);
+	rc = encoder_pages(e, 7, &pfn, &page, &type, 1, false, &crc, body, &made, &err);
 	unit_fail_alloc(0);
 	CHECK_EQ(rc, -ENOMEM);
 	CHECK_HAS(err.text, "zstd");
@@ -896,7 +962,8 @@ UNIT_MAIN(TEST(zero_crc_is_right), TEST(zero_test_sees_every_bit), TEST(options_
 	  TEST(no_delta_after_forgetting), TEST(no_delta_across_other_kinds),
 	  TEST(working_set_stays_in_a_small_cache), TEST(evictions_never_lie),
 	  TEST(changing_pages_stay_consistent), TEST(random_memory_stays_raw_and_uncopied),
-	  TEST(many_alternations_fit_in_four_parts), TEST(batch_sizes_are_checked),
+	  TEST(alternating_groups_follow), TEST(records_end_when_they_are_full),
+	  TEST(pages_are_copied_from_and_to_any_place), TEST(batch_sizes_are_checked),
 	  TEST(every_allocation_may_fail), TEST(allocation_failure_while_encoding),
 	  TEST(good_bodies_are_taken), TEST(bad_page_words_are_refused),
 	  TEST(bad_groups_are_refused), TEST(wrong_sizes_do_not_decompress),

@@ -43,6 +43,31 @@ static int read_back(struct memory_stream *m, struct stream_reader *r, struct st
 	return rc ? rc : stream_read(r, rec, err);
 }
 
+static void crcs_of_pieces_are_joined(void)
+{
+	static uint8_t data[3 * PGR_PAGE_SIZE];
+	uint64_t seed = unit_seed();
+	uint32_t whole;
+
+	unit_fill_random(&seed, data, sizeof(data));
+	whole = stream_crc(0, data, sizeof(data));
+	for (unsigned i = 0; i < 500; i++) {
+		size_t cut = i ? unit_below(&seed, sizeof(data) + 1) : 0;
+
+		CHECK_EQ(stream_crc_join(stream_crc(0, data, cut),
+					 stream_crc(0, data + cut, sizeof(data) - cut),
+					 sizeof(data) - cut),
+			 whole);
+	}
+	for (unsigned i = 0; i < 50; i++) {
+		size_t before = unit_below(&seed, 2 * PGR_PAGE_SIZE);
+		uint32_t first = stream_crc(0, data, before);
+
+		CHECK_EQ(stream_crc_join_page(first, stream_crc(0, data + before, PGR_PAGE_SIZE)),
+			 stream_crc(0, data, before + PGR_PAGE_SIZE));
+	}
+}
+
 static void crc_is_the_standard_one(void)
 {
 	CHECK_EQ(stream_crc(0, "123456789", 9), 0xcbf43926u);
@@ -568,12 +593,12 @@ static void every_allocation_may_fail(void)
 	free(big);
 }
 
-UNIT_MAIN(TEST(crc_is_the_standard_one), TEST(page_digest_is_the_page_of_the_format),
-	  TEST(every_type_round_trips), TEST(every_type_has_a_sample),
-	  TEST(every_truncation_is_refused), TEST(every_flipped_bit_is_refused),
-	  TEST(every_shorter_or_longer_body_is_checked), TEST(bad_fields_are_refused),
-	  TEST(doubled_msr_is_refused), TEST(header_fields_are_checked),
-	  TEST(forged_records_are_refused), TEST(unknown_optional_records_are_skipped),
-	  TEST(parts_are_one_body), TEST(too_long_is_refused_on_both_sides),
-	  TEST(forged_length_costs_little), TEST(every_failing_call_is_passed_on),
-	  TEST(every_allocation_may_fail))
+UNIT_MAIN(TEST(crc_is_the_standard_one), TEST(crcs_of_pieces_are_joined),
+	  TEST(page_digest_is_the_page_of_the_format), TEST(every_type_round_trips),
+	  TEST(every_type_has_a_sample), TEST(every_truncation_is_refused),
+	  TEST(every_flipped_bit_is_refused), TEST(every_shorter_or_longer_body_is_checked),
+	  TEST(bad_fields_are_refused), TEST(doubled_msr_is_refused),
+	  TEST(header_fields_are_checked), TEST(forged_records_are_refused),
+	  TEST(unknown_optional_records_are_skipped), TEST(parts_are_one_body),
+	  TEST(too_long_is_refused_on_both_sides), TEST(forged_length_costs_little),
+	  TEST(every_failing_call_is_passed_on), TEST(every_allocation_may_fail))
