@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/hypercall/debug_key.h"
+
+#include "vmm/domain/domain.h"
+#include "vmm/hypercall/event_channel.h"
+#include "vmm/lib/print.h"
+#include "vmm/mm/heap.h"
+#include "vmm/platform/irq.h"
+#include "vmm/platform/power.h"
+#include "vmm/platform/time.h"
+#include "vmm/sched/sched.h"
+
+static void help(void)
+{
+	log_info(
+		"Debug keys: c CPUs, d registers, e events, h this, i interrupts, m memory, q domains, r run queues, R restart at once, t time");
+}
+
+static void cpus(void)
+{
+	for (unsigned i = 0; i < MAX_CPUS; i++) {
+		const struct pcpu *c = &pcpus[i];
+		struct vcpu_runstate_info idle;
+
+		if (!c->online || !c->idle)
+			continue;
+		vcpu_runstate(c->idle, &idle);
+		log_info("CPU %u: APIC %u, idle %lu ms, %lu interrupts, %lu NMIs, pending 0x%x", i,
+			 c->apic_id, idle.time[RUNSTATE_running] / 1000000, c->irq_count,
+			 c->nmi_count, c->pending);
+	}
+}
+
+/* Those of vCPUs that do not run, and of the one that asks; what another CPU's has changes under our eyes. */
+static void registers(const struct domain *d)
+{
+	for (unsigned i = 0; i < MAX_VCPUS; i++) {
+		const struct vcpu *v = d->vcpu[i];
+		const struct cpu_user_regs *r;
+
+		if (!v)
+			continue;
+		if (v != current && READ_ONCE(v->running)) {
+			log_info("d%uv%u runs on CPU %u", d->id, i, v->processor->id);
+			continue;
+		}
+		r = v == current ? guest_frame() : &v->regs;
+		log_info("d%uv%u %s rip %lx rsp %lx flags %lx rax %lx rbx %lx rcx %lx rdx %lx",
+			 d->id, i, v->kernel_mode ? "kernel" : "user", r->rip, r->rsp, r->rflags,
+			 r->rax, r->rbx, r->rcx, r->rdx);
+		log_info(
+			"  rsi %lx rdi %lx rbp %lx r8 %lx r9 %lx r10 %lx r11 %lx r12 %lx r13 %lx r14 %lx r15 %lx",
+			r->rsi, r->rdi, r->rbp, r->r8, r->r9, r->r10, r->r11, r->r12, r->r13,
+			r->r14, r->r15);
+	}
+}
+
+static void domain_line(const struct domain *d)
+{
+	static const char *const states[] = {"runs", "runnable", "blocked", "offline"};
+
+	log_info("Domain %u: %lu of %lu pages, %u vCPUs, paused %u%s%s%s", d->id, d->pages,
+		 d->pages_max, d->nr_vcpus, d->pause_count, d->shut_down ? ", shut down" : "",
+		 d->crashed ? ", crashed" : "", d->dying ? ", dying" : "");
+	for (unsigned i = 0; i < MAX_VCPUS; i++) {
+		const struct vcpu *v = d->vcpu[i];
+
+		if (v)
+			log_info("  v%u %s on CPU %u, paused %u%s%s, upcall pending %u mask %u", i,
+				 states[v->state], v->processor->id, v->pause_count,
+				 v->down ? ", down" : "", v->poll ? ", polls" : "",
+				 v->info->evtchn_upcall_pending, v->info->evtchn_upcall_mask);
+	}
+}
+
+static void each_domain(char key)
+{
+	spin_lock(&domain_list_lock);
+	for (struct domain *d = domain_list; d; d = d->next) {
+		if (d->idle)
+			continue;
+		if (key == 'd')
+			registers(d);
+		else if (key == 'e')
+			events_dump(d);
+		else
+			domain_line(d);
+	}
+	spin_unlock(&domain_list_lock);
+}
+
+void debug_key(char key)
+{
+	switch (key) {
+	case 'c':
+		cpus();
+		break;
+	case 'd':
+	case 'e':
+	case 'q':
+		each_domain(key);
+		break;
+	case 'h':
+		help();
+		break;
+	case 'i':
+		irq_dump();
+		break;
+	case 'm':
+		log_info("Memory: %lu of %lu pages are free", heap_free_frames(),
+			 heap_total_frames());
+		break;
+	case 'r':
+		sched_dump();
+		break;
+	case 'R':
+		log_warning("Restarting, as the key says");
+		machine_restart();
+	case 't':
+		log_info("Time: %lu ns since boot, TSC %lu kHz", time_now(), time_tsc_khz());
+		break;
+	default:
+		break;
+	}
+}
