@@ -22,7 +22,8 @@ build/vmm/obj/%.S.o: %.S vmm/vmm.mk | setup-build
 
 build/vmm/pagurus.elf: $(VMM_OBJ) vmm/vmm.lds
 	$(call say,LD,$@)
-	$(Q)ld -nostdlib -static --no-dynamic-linker -z noexecstack -z max-page-size=4096 --build-id=sha1 -T vmm/vmm.lds -o $@ $(VMM_OBJ)
+	$(Q)ld -nostdlib -static --no-dynamic-linker -z noexecstack -z max-page-size=4096 --build-id=sha1 -T vmm/vmm.lds -o $@ $(VMM_OBJ) \
+		$$($(VMM_CC) -print-libgcc-file-name)
 
 build/vmm/pagurus: build/vmm/pagurus.elf
 	$(call say,IMAGE,$@)

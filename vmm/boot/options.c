@@ -172,7 +172,7 @@ static bool set_com(unsigned n, const char *value)
 static bool set_dom0_mem(const char *list)
 {
 	char piece[64];
-	bool good = true;
+	bool good = *list;
 
 	while (next_piece(&list, ',', piece, sizeof(piece))) {
 		uint64_t *which = &boot_options.dom0_mem;

@@ -29,7 +29,7 @@ struct pcpu {
 	uint32_t acpi_id;
 	bool online;
 	uint32_t pending; /* 1 << enum soft_event; set atomically by anyone */
-	struct vcpu *current;
+	struct vcpu *vcpu; /* that runs here: `current` */
 	struct vcpu *idle;
 	struct vcpu *
 		loaded; /* whose registers, tables and FPU state are in the processor; differs from current while idle runs */
@@ -60,7 +60,7 @@ static inline struct stack_top *stack_top(void)
 }
 
 #define this_cpu()    (stack_top()->cpu)
-#define current	      (this_cpu()->current)
+#define current	      (this_cpu()->vcpu)
 #define guest_frame() (&stack_top()->guest)
 
 static inline void raise_soft(struct pcpu *c, enum soft_event e)

@@ -85,6 +85,7 @@ struct vcpu {
 	guest_va_t runstate_area;
 	guest_va_t time_area;	    /* secondary vcpu_time_info; 0: none */
 	struct vcpu_time_info time; /* what was last written */
+	bool areas_stale; /* the two areas: not written, because user tables were loaded */
 
 	/* Scheduling; owned by sched/, under the run queue's lock. */
 	struct pcpu *processor;
@@ -99,7 +100,11 @@ struct vcpu {
 	uint32_t poll_port;
 	uint64_t affinity; /* CPUs that it may run on */
 	int64_t credit;
-	bool running; /* some CPU has it loaded */
+	bool running;		 /* some CPU has it loaded */
+	bool boosted;		 /* woken by an event: goes before others that have credit */
+	bool parked;		 /* has used what its domain's cap allows */
+	bool active;		 /* has run since the last accounting */
+	uint64_t affinity_saved; /* while SCHEDOP_pin_override is in force; 0: it is not */
 
 	struct timer timer;    /* singleshot */
 	struct timer periodic; /* set_periodic_timer */
@@ -121,11 +126,14 @@ struct domain {
 	bool unpaused_once;
 
 	spinlock_t lock;
-	spinlock_t page_lock; /* types of its tables */
+	spinlock_t page_lock;	/* types of its tables */
+	spinlock_t frames_lock; /* its list of frames and their counts; a leaf */
+	struct frame
+		*unfinished; /* a table that was given up in part (page_type.h); under page_lock */
 
 	struct domain *next; /* list of all, by id */
 
-	/* Memory, under page_lock. */
+	/* Memory, under frames_lock. */
 	uint32_t pages_first, pages_last; /* its frames; struct frame.next/prev */
 	uint64_t pages, pages_max;
 	uint64_t shared_frames; /* of the hypervisor's that it shares */
@@ -147,6 +155,7 @@ struct domain {
 	unsigned suspend_evtchn;
 	uint64_t console_mfn, xenstore_mfn;
 	char handle_name[16];
+	struct timer watchdog[2]; /* SCHEDOP_watchdog, hypercall/sched_op.h */
 };
 
 extern struct domain *dom0;
@@ -159,6 +168,19 @@ void domain_put(struct domain *d);
 /* A new one, paused, without vCPUs or memory. -EEXIST, -ENOMEM. */
 int domain_create(domid_t id, bool privileged, struct domain **out);
 int vcpu_create(struct domain *d, unsigned id, struct vcpu **out);
+/* All of a vCPU's registers and tables, as VCPUOP_initialise and the toolstack have them; it does not run. 0 or negative. */
+int vcpu_set_context(struct vcpu *v, const struct vcpu_guest_context *c);
+void vcpu_get_context(struct vcpu *v, struct vcpu_guest_context *c);
+
+/* NULL: the domain has no such vCPU. */
+static inline struct vcpu *domain_vcpu(const struct domain *d, uint64_t id)
+{
+	return id < MAX_VCPUS ? d->vcpu[id] : NULL;
+}
+
+/* Parts of it (hypercall/descriptor.c): 0 or negative, nothing changed then. */
+int vcpu_set_gdt(struct vcpu *v, const uint64_t *frames, unsigned entries);
+int vcpu_set_debugreg(struct vcpu *v, unsigned reg, uint64_t value);
 
 void domain_pause(struct domain *d);
 void domain_unpause(struct domain *d);
@@ -173,5 +195,7 @@ void domain_share(struct domain *d, mfn_t m);
 /* Give the domain's frame to it: owner, list of pages, count. The frame has one reference, the owner's. */
 void domain_add_frame(struct domain *d, struct frame *f);
 void domain_remove_frame(struct domain *d, struct frame *f);
+/* The domain gives a frame back: it is freed when nobody refers to it any more. False: not its own, or given back already. */
+bool domain_drop_frame(struct domain *d, struct frame *f);
 
 #endif

@@ -324,16 +324,21 @@ static void apply_bit_offset(struct decoder *d, struct insn *out)
 
 static void take_modrm(struct decoder *d, const struct form *form, uint8_t modrm, struct insn *out)
 {
-	out->reg = (modrm >> 3 & 7) | (d->rex & REX_R ? 8 : 0);
-	out->rm = (modrm & 7) | (d->rex & REX_B ? 8 : 0);
+	unsigned reg = (modrm >> 3 & 7) | (d->rex & REX_R ? 8 : 0);
+	unsigned rm = (modrm & 7) | (d->rex & REX_B ? 8 : 0);
+
 	if (form->flags & F_CR) {
-		out->cr = out->reg;
-		out->reg = out->rm;
+		out->cr = reg;
+		out->reg = rm;
 		return;
 	}
+	if (!(form->flags & F_GROUP))
+		out->reg = reg;
 	out->high_byte = out->size == 1 && !d->rex && out->reg >= 4;
 	if (modrm >= 0xc0) {
-		out->rm_is_reg = true;
+		/* Of these it is a part of the opcode. */
+		out->rm_is_reg = out->kind != INSN_XSETBV && out->kind != INSN_RDTSCP;
+		out->rm = out->rm_is_reg ? rm : 0;
 		return;
 	}
 	out->memory = true;

@@ -5,15 +5,16 @@
 
 #ifdef VMM_HOSTED
 #include <errno.h>
-#ifndef ERESTART
-#define ERESTART 85
-#endif
 #else
 #define XEN_ERRNO(name, value) name = (value),
 enum errno_value {
 #include <xen/errno.h>
-	ERESTART = 85, /* the hypervisor's own: no guest sees it */
 };
+#endif
+
+/* Of our own: an operation was interrupted and begins again. No guest sees it. */
+#ifndef ERESTART
+#define ERESTART 85
 #endif
 
 #endif

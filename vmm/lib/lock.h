@@ -11,6 +11,7 @@
  *   irq          a pirq's binding
  *   sched        a CPU's run queue (two CPUs': lower number first)
  *   timer        a CPU's timers
+ *   frames       a domain's list of frames
  *   heap         the frame allocator
  *   console      the log
  *

@@ -34,15 +34,17 @@ enum page_type {
 #define TYPE_VALID	    (1ull << 35)
 #define TYPE_PINNED	    (1ull << 36)
 #define TYPE_PARTIAL	    (1ull << 37)
+#define TYPE_BUSY	    (1ull << 39) /* becoming this type: whoever wants the same waits a moment */
 #define TYPE_PENDING	    (1ull << 38)
 #define TYPE_PROGRESS_SHIFT 40
 #define TYPE_PROGRESS_MASK  (0x3ffull << TYPE_PROGRESS_SHIFT)
 
 /* The reference word: references of all kinds, and flags. */
-#define REF_COUNT_MASK 0x0fffffffu
+#define REF_COUNT_MASK 0x07ffffffu
 #define REF_ALLOCATED  (1u << 31) /* holds one reference: the owner's */
 #define REF_HYPERVISOR \
 	(1u << 30) /* the hypervisor's own, shared with a domain: not on its list of pages */
+#define REF_IO	 (1u << 28) /* not RAM: never counted */
 #define REF_HEAP (1u << 29) /* free, first of a block in the allocator */
 
 struct frame {

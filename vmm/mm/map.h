@@ -5,25 +5,32 @@
 
 #include "vmm/lib/types.h"
 
-/* Boot: build the tables of slots 256 .. 271 and load them. */
+/* Bytes of RAM and holes that are mapped at direct_base; what lies above needs map_device(). */
+extern uint64_t direct_bytes;
+
+/*
+ * Boot: out of boot_info, make the frame table, the machine-to-physical table and the tables of slots 256 .. 271, load them, and give all RAM that
+ * is not in use to the heap. Panics when there is too little memory.
+ */
 void map_init(void);
-/* Of the hypervisor's own top-level table: what idle CPUs use and guests' tables get their upper slots from. */
+/* The hypervisor's own top-level table: what idle CPUs use and guests' tables get their upper slots from. */
 extern uint64_t *hv_l4;
 mfn_t map_hv_l4(void);
 
-/* How much of the machine's memory is mapped at direct_base (mm/frame.h): all of RAM and the ACPI tables between. */
-extern uint64_t direct_bytes;
-
-/* Device memory, uncached; never unmapped. NULL: no address space left. */
+/* Device memory, uncached; never unmapped. NULL: no address space or memory left. */
 void *map_device(uint64_t maddr, size_t bytes);
 
-/* A page in a CPU's window (layout.h) at the offset; MFN_NONE: nothing. Flushes this CPU's TLB for it when it runs on it. */
-void map_window(unsigned cpu, unsigned offset, mfn_t m, bool writable);
-/* Windows and stack of a CPU that is about to start. Returns the top of its stack or 0. */
+/* A page in this CPU's window (layout.h) at the offset; MFN_NONE: nothing. */
+void map_window(unsigned offset, mfn_t m, bool writable);
+/* Windows and stack of a CPU that is about to start: the top of its stack, or 0: no memory. The first CPU has its stack already. */
 uint64_t map_cpu(unsigned cpu);
 
 /* machine_to_phys_mapping */
 void m2p_set(mfn_t m, uint64_t pfn);
 uint64_t m2p_get(mfn_t m);
+#define M2P_INVALID (~0ull)
+
+/* Give the memory of boot modules back; nothing points into it any more. */
+void map_free_modules(void);
 
 #endif

@@ -49,45 +49,51 @@ static inline unsigned pt_index(uint64_t va, unsigned level)
 
 /* Take a reference to a frame that the domain owns. False: it does not, or too many references. */
 bool frame_get(struct frame *f, const struct domain *owner);
+/* One more, for who holds one. */
+void frame_get_again(struct frame *f);
 /* The last one frees the frame. */
 void frame_put(struct frame *f);
 
 /*
  * Take a typed reference; the caller holds a reference. 0; -EINVAL: it is in use as something else, or has entries that do
- * not fit; -ERESTART: interrupted, nothing is held, and trying again goes on where it was. Types of tables: the owner's page lock is held and `may_preempt` may
- * return true to interrupt; -EINVAL of a table says in log_debug what was wrong with which entry.
+ * not fit; -ERESTART: interrupted, nothing is held, and trying again goes on where it was. Types of tables and descriptors: the owner's
+ * page lock is held.
  */
 int frame_get_type(struct frame *f, enum page_type type);
-/* 0, or -ERESTART: the reference is dropped, but the table still holds some of its own: call frame_finish until it returns 0. */
-int frame_put_type(struct frame *f);
-/* Go on giving up what an interrupted table holds. 0 or -ERESTART. */
-int frame_finish(struct frame *f);
+/* Tables: the owner's page lock is held, and what could not be given up at once is left in the owner's `unfinished`. */
+void frame_put_type(struct frame *f);
 
 /* A reference and a typed one. 0, -EPERM (not the domain's), or as frame_get_type. */
 int frame_get_both(struct frame *f, const struct domain *owner, enum page_type type);
-int frame_put_both(struct frame *f);
+void frame_put_both(struct frame *f);
+
+/*
+ * Take the page lock for changing tables, and first finish what was left unfinished. -ERESTART: interrupted, the lock is not held. An operation under
+ * it may leave one table unfinished: begin the next with page_lock_again(), which is quick when there is none.
+ */
+int page_lock(struct domain *d);
+int page_lock_again(struct domain *d); /* the lock is held; -ERESTART: it still is */
+void page_unlock(struct domain *d);
 
 /* ---- entries of tables in use; the owner's page lock is held ---- */
 
-struct pt_actor {
-	struct domain *domain; /* whose table it is, who pays and who is checked */
-	struct domain *
-		subject; /* whose frames an L1 entry may map: itself, or another by right (foreign mapping) */
-};
-
 /*
- * Replace the entry at index of the table f, which the caller holds as a table of that level. preserve_ad: keep accessed and dirty bits that the
- * processor sets meanwhile. 0, -EINVAL, -EPERM, -ERESTART (nothing changed, or everything, see there).
+ * Replace the entry at index of the table f, which the caller holds as a table of that level. subject: whose frames an L1 entry may map, the table's owner
+ * or another by right (foreign mapping). preserve_ad: keep accessed and dirty bits that the processor sets meanwhile. 0, -EINVAL, -EPERM;
+ * -ERESTART: nothing changed, the next try goes on.
  */
 int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
-	      const struct pt_actor *who);
+	      struct domain *subject);
 
 /* Pin (type L1..L4) and unpin. 0, -EINVAL, -ERESTART. */
 int frame_pin(struct frame *f, enum page_type type);
 int frame_unpin(struct frame *f);
 
-/* Give up everything that a dying domain's frame holds as a table. 0 or -ERESTART. */
+/* Give up what a dying domain's frame holds as a table. 0 or -ERESTART. */
 int frame_relinquish(struct frame *f);
+
+/* A segment descriptor that a guest may have in a table: 0, or -EINVAL. Sets what it must have (privilege 3, accessed). */
+int descriptor_check(uint64_t *descriptor);
 
 /* ---- what page_type.c asks of its surroundings (hypervisor: tlb.c, domain.c; host tests: a model) ---- */
 
@@ -95,11 +101,12 @@ int frame_relinquish(struct frame *f);
 bool may_preempt(void);
 /* No CPU on which the domain may have run has a TLB entry from before the clock value. */
 void tlb_flush_since(struct domain *d, uint32_t clock);
-uint32_t tlb_clock(void);
+uint32_t tlb_clock_now(void);
 /* The domain may map this frame of I/O memory (not RAM). */
 bool domain_may_map_io(const struct domain *d, mfn_t m);
 /* Fill the hypervisor's slots of a new top-level table. */
 void pt_fill_hypervisor_slots(uint64_t *l4);
-void frame_release(struct frame *f); /* the last reference went */
+/* The last reference went. */
+void frame_release(struct frame *f);
 
 #endif

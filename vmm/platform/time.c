@@ -57,6 +57,11 @@ static uint64_t scale(uint64_t cycles)
 	return (uint64_t)((wide_t)cycles * scale_mul >> 32);
 }
 
+uint64_t time_of_tsc(uint64_t tsc)
+{
+	return tsc < tsc_base ? 0 : scale(tsc - tsc_base);
+}
+
 uint64_t time_now(void)
 {
 	uint64_t tsc = rdtsc();

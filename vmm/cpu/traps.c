@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Exceptions and SYSCALL.
+ *
+ * A guest's exception is either ours (it asked for something that we do for it: privileged instructions, writes to page tables, LDT pages) or the
+ * guest kernel's. Then the frame that real hardware would have made is pushed on its kernel stack in the form of the ABI:
+ *
+ *   rcx r11 [error code] rip cs:upcall-mask rflags rsp ss        (lowest address first)
+ *
+ * and the vCPU goes on at its handler in kernel mode, in ring 3 as ever. cs has privilege 0 in that frame when the kernel itself was
+ * interrupted: that is how Linux tells.
+ */
+#include "vmm/cpu/traps.h"
+
+#include "vmm/boot/boot.h"
+#include "vmm/cpu/context.h"
+#include "vmm/cpu/desc.h"
+#include "vmm/cpu/policy.h"
+#include "vmm/cpu/regs.h"
+#include "vmm/emul/emul.h"
+#include "vmm/hypercall/event_channel.h"
+#include "vmm/hypercall/table.h"
+#include "vmm/lib/errno.h"
+#include "vmm/lib/print.h"
+#include "vmm/lib/string.h"
+#include "vmm/mm/access.h"
+#include "vmm/mm/map.h"
+#include "vmm/mm/walk.h"
+#include "vmm/platform/irq.h"
+#include "vmm/platform/power.h"
+#include "vmm/sched/sched.h"
+
+/* What entry.S knows. */
+_Static_assert(offsetof(struct cpu_user_regs, rip) == 128, "entry.S");
+_Static_assert(offsetof(struct cpu_user_regs, entry_vector) == 124, "entry.S");
+_Static_assert(offsetof(struct cpu_user_regs, ss) == 160, "entry.S");
+_Static_assert(sizeof(struct stack_top) == 216, "entry.S");
+
+#define ERROR_IDT	   2u /* an error code's selector is an index of the IDT */
+#define SELECTOR_LDT	   4u
+#define RFLAGS_GUEST_CLEAR (EFLAGS_TF | EFLAGS_VM | EFLAGS_RF | EFLAGS_NT | EFLAGS_IOPL)
+
+void trap_from_guest(struct cpu_user_regs *regs);
+void trap_from_hypervisor(struct cpu_user_regs *regs);
+void trap_on_own_stack(struct cpu_user_regs *regs);
+void syscall_from_guest(struct cpu_user_regs *regs);
+void syscall32_from_guest(struct cpu_user_regs *regs);
+void exit_work(struct cpu_user_regs *regs);
+
+extern const uint64_t fixup_start[], fixup_end[];
+extern char guest_iret[], image_start[], text_end[];
+
+static const char *const trap_name[] = {"divide error",
+					"debug",
+					"NMI",
+					"breakpoint",
+					"overflow",
+					"bounds",
+					"invalid opcode",
+					"no FPU",
+					"double fault",
+					"coprocessor overrun",
+					"invalid TSS",
+					"segment not present",
+					"stack fault",
+					"general protection",
+					"page fault",
+					"spurious",
+					"FPU error",
+					"alignment check",
+					"machine check",
+					"SIMD error"};
+
+/* ---- saying what happened ---- */
+
+void dump_registers(const struct cpu_user_regs *r)
+{
+	log_error("rip %04x:%016llx rsp %04x:%016llx rflags %llx error %x vector %u", r->cs,
+		  (unsigned long long)r->rip, r->ss, (unsigned long long)r->rsp,
+		  (unsigned long long)r->rflags, r->error_code, r->entry_vector);
+	log_error("rax %016llx rbx %016llx rcx %016llx rdx %016llx", (unsigned long long)r->rax,
+		  (unsigned long long)r->rbx, (unsigned long long)r->rcx,
+		  (unsigned long long)r->rdx);
+	log_error("rsi %016llx rdi %016llx rbp %016llx r8  %016llx", (unsigned long long)r->rsi,
+		  (unsigned long long)r->rdi, (unsigned long long)r->rbp,
+		  (unsigned long long)r->r8);
+	log_error("r9  %016llx r10 %016llx r11 %016llx r12 %016llx", (unsigned long long)r->r9,
+		  (unsigned long long)r->r10, (unsigned long long)r->r11,
+		  (unsigned long long)r->r12);
+	log_error("r13 %016llx r14 %016llx r15 %016llx cr2 %016llx cr3 %llx",
+		  (unsigned long long)r->r13, (unsigned long long)r->r14,
+		  (unsigned long long)r->r15, (unsigned long long)read_cr2(),
+		  (unsigned long long)read_cr3());
+}
+
+static void dump_stack(const struct cpu_user_regs *r)
+{
+	uint64_t end = (r->rsp | (STACK_SIZE - 1)) + 1;
+
+	if (r->rsp < IMAGE_BASE || r->rsp >= DIRECT_BASE)
+		return;
+	for (uint64_t at = r->rsp & ~7ull, n = 0; at < end && n < 16; at += 8) {
+		uint64_t word = *(const uint64_t *)at;
+
+		if (word >= (uint64_t)image_start && word < (uint64_t)text_end) {
+			log_error("  called from %016llx", (unsigned long long)word);
+			n++;
+		}
+	}
+}
+
+void dump_vcpus(void)
+{
+	for (struct domain *d = domain_list; d; d = d->next)
+		for (unsigned i = 0; i < d->nr_vcpus; i++) {
+			const struct vcpu *v = d->vcpu[i];
+
+			if (!v)
+				continue;
+			log_info("d%uv%u: %s, tables %llx %llx", d->id, i,
+				 v->running	  ? "running"
+				 : v->kernel_mode ? "kernel mode"
+						  : "user mode",
+				 (unsigned long long)v->table_kernel.v,
+				 (unsigned long long)v->table_user.v);
+			dump_registers(v->running ? &stack_top()->guest : &v->regs);
+		}
+}
+
+void panic_stop(void)
+{
+	static bool again;
+
+	irq_disable();
+	if (!__atomic_exchange_n(&again, true, __ATOMIC_SEQ_CST)) {
+		log_error("Pagurus cannot go on; %s",
+			  boot_options.noreboot ? "halted (noreboot)" : "the machine restarts");
+		if (!boot_options.noreboot)
+			machine_restart();
+	}
+	for (;;)
+		__asm__ volatile("hlt");
+}
+
+uint64_t fixup_find(uint64_t rip)
+{
+	for (const uint64_t *e = fixup_start; e < fixup_end; e += 2)
+		if (e[0] == rip)
+			return e[1];
+	return 0;
+}
+
+/* ---- to the guest ---- */
+
+void toggle_guest_mode(struct vcpu *v)
+{
+	/* The base that is not in use stands in KERNEL_GS_BASE. */
+	__asm__ volatile("swapgs" ::: "memory");
+	v->kernel_mode = !v->kernel_mode;
+	load_guest_cr3(v);
+}
+
+/* Push the frame and aim at the entry point. False: the guest's stack cannot take it. */
+static bool push_frame(struct cpu_user_regs *regs, uint64_t entry, bool has_error,
+		       uint32_t error_code, bool mask_events)
+{
+	struct vcpu *v = current;
+	bool was_kernel = v->kernel_mode;
+	uint64_t frame[8], sp;
+	unsigned n = 0;
+	uint8_t mask;
+
+	if (!was_kernel)
+		toggle_guest_mode(v);
+	sp = (was_kernel ? regs->rsp : v->kernel_sp) & ~15ull;
+	mask = v->info->evtchn_upcall_mask;
+	frame[n++] = regs->rcx;
+	frame[n++] = regs->r11;
+	if (has_error)
+		frame[n++] = error_code;
+	frame[n++] = regs->rip;
+	frame[n++] = (was_kernel ? regs->cs & ~3u : regs->cs) | (uint64_t)(mask & 1) << 32;
+	frame[n++] = (regs->rflags & ~(uint64_t)(EFLAGS_IF | EFLAGS_IOPL)) |
+		     (mask & 1 ? 0 : EFLAGS_IF) | (uint64_t)(v->iopl & 3) << 12;
+	frame[n++] = regs->rsp;
+	frame[n++] = regs->ss;
+	sp -= n * sizeof(*frame);
+	if (copy_to_guest(GUEST_VA(sp), frame, n * sizeof(*frame)))
+		return false;
+	if (mask_events)
+		v->info->evtchn_upcall_mask = 1;
+	regs->rip = entry;
+	regs->cs = SEL_RING3_64;
+	regs->ss = SEL_RING3_SS;
+	regs->rsp = sp;
+	regs->rflags = (regs->rflags & ~(uint64_t)RFLAGS_GUEST_CLEAR) | EFLAGS_IF;
+	/* rcx and r11 are in the frame: SYSRET may carry it there. */
+	regs->entry_vector = ENTRY_SYSCALL;
+	return true;
+}
+
+static bool has_error_code(unsigned vector)
+{
+	return vector == TRAP_DOUBLE_FAULT ||
+	       (vector >= TRAP_INVALID_TSS && vector <= TRAP_PAGE_FAULT) ||
+	       vector == TRAP_ALIGNMENT;
+}
+
+void deliver_trap(struct cpu_user_regs *regs, unsigned vector, uint32_t error_code)
+{
+	struct vcpu *v = current;
+	const struct trap_handler *h = &v->trap[vector];
+
+	if (!h->address) {
+		domain_crash(v->domain, "%s with error code %x, for which it has no handler",
+			     vector < ARRAY_SIZE(trap_name) ? trap_name[vector]
+							    : "software interrupt",
+			     error_code);
+		return;
+	}
+	if (!push_frame(regs, h->address, has_error_code(vector), error_code, TI_GET_IF(h)))
+		domain_crash(v->domain, "%s, and its kernel stack cannot be written",
+			     vector < ARRAY_SIZE(trap_name) ? trap_name[vector]
+							    : "software interrupt");
+}
+
+void deliver_page_fault(struct cpu_user_regs *regs, uint64_t address, uint32_t error_code)
+{
+	struct vcpu *v = current;
+
+	v->ctrlreg[2] = address;
+	v->info->arch.cr2 = address;
+	/* What is the kernel's own doing looks so to it. */
+	if (v->kernel_mode)
+		error_code &= ~PF_USER;
+	else
+		error_code |= PF_USER;
+	deliver_trap(regs, TRAP_PAGE_FAULT, error_code);
+}
+
+static void deliver_events(struct cpu_user_regs *regs)
+{
+	struct vcpu *v = current;
+
+	if (!v->callback)
+		domain_crash(v->domain, "it has unmasked events without a callback for them");
+	else if (!push_frame(regs, v->callback, false, 0, true))
+		domain_crash(v->domain, "an event came and its kernel stack cannot be written");
+}
+
+void syscall_from_guest(struct cpu_user_regs *regs)
+{
+	struct vcpu *v = current;
+
+	irq_enable();
+	if (likely(v->kernel_mode)) {
+		hypercall(regs);
+		return;
+	}
+	if (!v->syscall_entry)
+		deliver_trap(regs, TRAP_INVALID_OP, 0);
+	else if (!push_frame(regs, v->syscall_entry, false, 0, v->syscall_disables_events))
+		domain_crash(v->domain, "a system call, and its kernel stack cannot be written");
+}
+
+void syscall32_from_guest(struct cpu_user_regs *regs)
+{
+	struct vcpu *v = current;
+
+	irq_enable();
+	if (v->kernel_mode || !v->syscall32_entry) {
+		regs->rip -= 2;
+		deliver_trap(regs, TRAP_INVALID_OP, 0);
+		return;
+	}
+	if (!push_frame(regs, v->syscall32_entry, false, 0, v->syscall32_disables_events))
+		domain_crash(v->domain,
+			     "a 32-bit system call, and its kernel stack cannot be written");
+}
+
+void exit_work(struct cpu_user_regs *regs)
+{
+	struct pcpu *c = this_cpu();
+
+	for (;;) {
+		uint32_t pending;
+
+		irq_disable();
+		pending = __atomic_exchange_n(&c->pending, 0, __ATOMIC_SEQ_CST);
+		if (unlikely(pending)) {
+			irq_enable();
+			if (pending & 1u << SOFT_TIMER)
+				timer_run();
+			if (pending & 1u << SOFT_SCHEDULE)
+				schedule();
+			continue;
+		}
+		if (!vcpu_event_deliverable(c->vcpu))
+			break;
+		irq_enable();
+		deliver_events(regs);
+	}
+	/* Whatever a guest put there: ring 3, interrupts on, no way to I/O. */
+	regs->cs |= 3;
+	regs->ss |= 3;
+	regs->rflags =
+		(regs->rflags & ~(uint64_t)(EFLAGS_IOPL | EFLAGS_VM | EFLAGS_NT)) | EFLAGS_IF | 2;
+}
+
+/* ---- from the guest ---- */
+
+static bool in_ldt_window(uint64_t address, uint64_t *offset)
+{
+	uint64_t base = WINDOW_BASE + (uint64_t)this_cpu()->id * WINDOW_STRIDE + WINDOW_LDT;
+
+	*offset = address - base;
+	return address >= base && *offset < LDT_PAGES * PAGE_SIZE;
+}
+
+static void page_fault(struct cpu_user_regs *regs, uint64_t address)
+{
+	struct vcpu *v = current;
+	uint64_t offset;
+
+	if (in_ldt_window(address, &offset)) {
+		if (desc_ldt_fault(v, offset))
+			return;
+		/* The processor was looking for a descriptor that the guest does not have. */
+		deliver_trap(regs, TRAP_GP, ((uint32_t)offset & 0xfff8) | SELECTOR_LDT);
+		return;
+	}
+	if (address >= HV_START && address < HV_END) {
+		deliver_page_fault(regs, address, (regs->error_code & ~PF_RSVD) | PF_PRESENT);
+		return;
+	}
+	if ((regs->error_code & (PF_PRESENT | PF_WRITE | PF_RSVD)) == (PF_PRESENT | PF_WRITE) &&
+	    v->kernel_mode) {
+		switch (emulate_table_write(regs, address)) {
+		case EMUL_DONE:
+		case EMUL_RETRY:
+			return;
+		default:
+			break;
+		}
+	}
+	deliver_page_fault(regs, address, regs->error_code);
+}
+
+/* #GP: an instruction that we do for the guest, INT n, or its own fault. */
+static void protection_fault(struct cpu_user_regs *regs)
+{
+	struct vcpu *v = current;
+	uint64_t address = 0;
+	uint32_t code = 0;
+	uint8_t vector;
+
+	if (decode_int_n(regs, &vector)) {
+		const struct trap_handler *h = &v->trap[vector];
+		unsigned level = v->kernel_mode ? 1 : 3;
+
+		if (h->address && TI_GET_DPL(h) >= level) {
+			regs->rip += 2;
+			deliver_trap(regs, vector, 0);
+		} else {
+			deliver_trap(regs, TRAP_GP, vector * 8u | ERROR_IDT);
+		}
+		return;
+	}
+	if (!regs->error_code) {
+		switch (emulate_privileged(regs, &address, &code)) {
+		case EMUL_DONE:
+		case EMUL_RETRY:
+			return;
+		case EMUL_PAGE_FAULT:
+			deliver_page_fault(regs, address, code);
+			return;
+		default:
+			break;
+		}
+	}
+	deliver_trap(regs, TRAP_GP, regs->error_code);
+}
+
+static void debug_fault(struct cpu_user_regs *regs)
+{
+	uint64_t dr6;
+
+	__asm__ volatile("mov %%dr6, %0" : "=r"(dr6));
+	current->debugreg[6] = (current->debugreg[6] & ~0xfull) | (dr6 & 0xf00f);
+	__asm__ volatile("mov %0, %%dr6" ::"r"(0xffff0ff0ull));
+	deliver_trap(regs, TRAP_DEBUG, 0);
+}
+
+static void interrupt(struct cpu_user_regs *regs, unsigned vector)
+{
+	(void)regs;
+	this_cpu()->irq_count++;
+	switch (vector) {
+	case VECTOR_TIMER:
+		apic_eoi();
+		raise_soft(this_cpu(), SOFT_TIMER);
+		break;
+	case VECTOR_EVENT:
+		apic_eoi(); /* pending is looked at on the way out */
+		break;
+	case VECTOR_CALL:
+		apic_eoi();
+		apic_call_handler();
+		break;
+	case VECTOR_ERROR:
+		apic_eoi();
+		log_warning("CPU %u: local APIC error", this_cpu()->id);
+		break;
+	case VECTOR_SPURIOUS:
+		break;
+	default:
+		irq_dispatch((uint8_t)vector);
+	}
+}
+
+void trap_from_guest(struct cpu_user_regs *regs)
+{
+	unsigned vector = regs->entry_vector;
+	uint64_t cr2;
+
+	if (vector >= 32) {
+		interrupt(regs, vector);
+		return;
+	}
+	cr2 = read_cr2();
+	irq_enable();
+	switch (vector) {
+	case TRAP_PAGE_FAULT:
+		page_fault(regs, cr2);
+		break;
+	case TRAP_GP:
+		protection_fault(regs);
+		break;
+	case TRAP_INVALID_OP:
+		if (emulate_forced(regs) != EMUL_DONE)
+			deliver_trap(regs, vector, 0);
+		break;
+	case TRAP_DEBUG:
+		debug_fault(regs);
+		break;
+	case TRAP_NO_DEVICE:
+		/* Only when the guest asked for it. */
+		current->ts = false;
+		__asm__ volatile("clts");
+		deliver_trap(regs, vector, 0);
+		break;
+	default:
+		deliver_trap(regs, vector, regs->error_code);
+	}
+}
+
+/* ---- from the hypervisor ---- */
+
+/*
+ * IRET to the guest faulted: its cs, ss, rip or flags cannot be. The frame of this exception lies over the guest's, whose general registers
+ * are in the processor and so in this one.
+ */
+static void iret_fault(const struct cpu_user_regs *regs)
+{
+	struct cpu_user_regs copy = *regs, *guest = guest_frame();
+	unsigned vector = regs->entry_vector;
+	uint32_t error_code = regs->error_code;
+
+	memcpy(guest, &copy, offsetof(struct cpu_user_regs, error_code));
+	guest->entry_vector = vector;
+	irq_enable();
+	/* As if the guest's instruction at its rip had done it; what it returned to is told by the frame. */
+	deliver_trap(guest, vector == TRAP_PAGE_FAULT ? TRAP_GP : vector, error_code);
+	enter_guest();
+}
+
+void trap_from_hypervisor(struct cpu_user_regs *regs)
+{
+	unsigned vector = regs->entry_vector;
+	uint64_t to;
+
+	if (vector >= 32) {
+		interrupt(regs, vector);
+		return;
+	}
+	if (regs->rip == (uint64_t)guest_iret)
+		iret_fault(regs);
+	to = fixup_find(regs->rip);
+	if (to) {
+		regs->rip = to;
+		return;
+	}
+	log_error("CPU %u: %s in the hypervisor", this_cpu()->id,
+		  vector < ARRAY_SIZE(trap_name) ? trap_name[vector] : "trap");
+	dump_registers(regs);
+	dump_stack(regs);
+	panic_stop();
+}
+
+void trap_on_own_stack(struct cpu_user_regs *regs)
+{
+	switch (regs->entry_vector) {
+	case TRAP_NMI:
+		log_warning(
+			"NMI at %04x:%llx: a device or the firmware reports a fault; nothing is done about it",
+			regs->cs, (unsigned long long)regs->rip);
+		return;
+	case TRAP_MACHINE_CHECK:
+		log_error("machine check: the processor reports a hardware fault");
+		break;
+	default:
+		log_error(
+			"double fault: the hypervisor's stack is exhausted or its tables are damaged");
+	}
+	dump_registers(regs);
+	dump_stack(regs);
+	panic_stop();
+}

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: MIT */
+/* Domains: found, made, stopped, ended, and the frames that they own. */
+#include "vmm/domain/domain.h"
+
+#include <stdarg.h>
+
+#include <xen/sched.h>
+
+#include "vmm/cpu/policy.h"
+#include "vmm/cpu/traps.h"
+#include "vmm/hypercall/event_channel.h"
+#include "vmm/lib/errno.h"
+#include "vmm/lib/print.h"
+#include "vmm/lib/string.h"
+#include "vmm/mm/heap.h"
+#include "vmm/mm/map.h"
+#include "vmm/mm/page_type.h"
+#include "vmm/platform/power.h"
+#include "vmm/platform/time.h"
+#include "vmm/sched/sched.h"
+
+struct domain *dom0;
+struct domain *domain_list;
+spinlock_t domain_list_lock = SPINLOCK_INIT;
+
+/* ---- finding ---- */
+
+struct domain *domain_get(domid_t id)
+{
+	struct domain *d;
+
+	if (id == DOMID_SELF)
+		id = current->domain->id;
+	spin_lock(&domain_list_lock);
+	for (d = domain_list; d && d->id != id; d = d->next)
+		;
+	if (d)
+		__atomic_fetch_add(&d->refs, 1, __ATOMIC_SEQ_CST);
+	spin_unlock(&domain_list_lock);
+	return d;
+}
+
+void domain_put(struct domain *d)
+{
+	uint32_t left = __atomic_sub_fetch(&d->refs, 1, __ATOMIC_SEQ_CST);
+
+	/* Domains do not end yet: the list has a reference to each. */
+	BUG_ON(left == 0);
+}
+
+/* ---- making ---- */
+
+static void insert(struct domain *d)
+{
+	struct domain **p = &domain_list;
+
+	spin_lock(&domain_list_lock);
+	while (*p && (*p)->id < d->id)
+		p = &(*p)->next;
+	d->next = *p;
+	*p = d;
+	spin_unlock(&domain_list_lock);
+}
+
+int domain_create(domid_t id, bool privileged, struct domain **out)
+{
+	struct domain *d = heap_zalloc(sizeof(*d));
+	int rc = -ENOMEM;
+
+	if (!d)
+		return rc;
+	d->id = id;
+	d->privileged = privileged;
+	d->refs = 1;
+	d->pause_count = 1;
+	d->pages_first = d->pages_last = FRAME_NONE;
+	d->pages_max = privileged ? ~0ull >> PAGE_SHIFT : 0;
+	d->created_ns = time_now();
+	d->tsc_khz = time_tsc_khz();
+	d->shared_info = heap_alloc_pages(0);
+	if (!d->shared_info)
+		goto fail;
+	domain_share(d, ptr_to_mfn(d->shared_info));
+	sched_set_share(d, 256, 0);
+	rc = events_create(d);
+	if (rc)
+		goto fail;
+	insert(d);
+	*out = d;
+	return 0;
+
+fail:
+	heap_free_pages(d->shared_info, 0);
+	heap_zfree(d, sizeof(*d));
+	return rc;
+}
+
+int vcpu_create(struct domain *d, unsigned id, struct vcpu **out)
+{
+	struct vcpu *v;
+	int rc;
+
+	if (id >= MAX_VCPUS || d->vcpu[id])
+		return -EINVAL;
+	v = heap_zalloc(sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	v->domain = d;
+	v->id = id;
+	v->table_kernel = v->table_user = v->info_frame = MFN_NONE;
+	for (unsigned i = 0; i < GDT_PAGES; i++)
+		v->gdt[i] = MFN_NONE;
+	for (unsigned i = 0; i < LDT_PAGES; i++)
+		v->ldt[i] = MFN_NONE;
+	v->debugreg[6] = 0xffff0ff0;
+	v->debugreg[7] = 0x400;
+	v->ctrlreg[0] = 0x80050033; /* PE MP ET NE WP AM PG */
+	v->down = true;
+	if (!d->idle) {
+		rc = fpu_vcpu_init(v);
+		if (rc) {
+			heap_zfree(v, sizeof(*v));
+			return rc;
+		}
+		/* Those beyond the shared page's have theirs once they have registered one. */
+		v->info = id < XEN_LEGACY_MAX_VCPUS ? &d->shared_info->vcpu_info[id]
+						    : heap_alloc_pages(0);
+		v->info->evtchn_upcall_mask = 1;
+		sched_vcpu_init(v);
+	}
+	d->vcpu[id] = v;
+	if (id >= d->nr_vcpus)
+		d->nr_vcpus = id + 1;
+	*out = v;
+	return 0;
+}
+
+/* ---- stopping and ending ---- */
+
+static void each_vcpu(struct domain *d, void (*fn)(struct vcpu *v))
+{
+	for (unsigned i = 0; i < d->nr_vcpus; i++)
+		if (d->vcpu[i])
+			fn(d->vcpu[i]);
+}
+
+static void sleep_unless_current(struct vcpu *v)
+{
+	if (v == current)
+		vcpu_sleep(v);
+	else
+		vcpu_sleep_sync(v);
+}
+
+void domain_pause(struct domain *d)
+{
+	__atomic_fetch_add(&d->pause_count, 1, __ATOMIC_SEQ_CST);
+	each_vcpu(d, sleep_unless_current);
+}
+
+void domain_unpause(struct domain *d)
+{
+	if (__atomic_sub_fetch(&d->pause_count, 1, __ATOMIC_SEQ_CST) == 0)
+		each_vcpu(d, vcpu_wake);
+}
+
+static const char *reason_name(uint8_t reason)
+{
+	static const char *const name[] = {"poweroff", "reboot",   "suspend",
+					   "crash",    "watchdog", "soft reset"};
+
+	return reason < ARRAY_SIZE(name) ? name[reason] : "unknown";
+}
+
+void domain_shutdown(struct domain *d, uint8_t reason)
+{
+	if (d->privileged) {
+		log_info("dom0 has shut down for %s", reason_name(reason));
+		if (reason == SHUTDOWN_poweroff)
+			machine_halt();
+		machine_restart();
+	}
+	spin_lock(&d->lock);
+	if (!d->shut_down) {
+		d->shut_down = true;
+		d->shutdown_code = reason;
+		__atomic_fetch_add(&d->pause_count, 1, __ATOMIC_SEQ_CST);
+	}
+	spin_unlock(&d->lock);
+	each_vcpu(d, vcpu_sleep);
+	send_global_virq(VIRQ_DOM_EXC);
+}
+
+void domain_crash(struct domain *d, const char *why, ...)
+{
+	char text[200];
+	va_list args;
+
+	va_start(args, why);
+	format_string_v(text, sizeof(text), why, args);
+	va_end(args);
+	log_error("d%uv%u crashes: %s", d->id, current->id, text);
+	dump_registers(guest_frame());
+	d->crashed = true;
+	domain_shutdown(d, SHUTDOWN_crash);
+}
+
+/* ---- frames ---- */
+
+void domain_add_frame(struct domain *d, struct frame *f)
+{
+	uint32_t n = (uint32_t)frame_mfn(f).v;
+
+	f->next = FRAME_NONE;
+	f->type = 0;
+	f->owner = d;
+	spin_lock(&d->frames_lock);
+	f->prev = d->pages_last;
+	if (d->pages_last == FRAME_NONE)
+		d->pages_first = n;
+	else
+		frame_table[d->pages_last].next = n;
+	d->pages_last = n;
+	d->pages++;
+	spin_unlock(&d->frames_lock);
+	/* From here on others may take references. */
+	__atomic_store_n(&f->ref, REF_ALLOCATED | 1, __ATOMIC_SEQ_CST);
+}
+
+void domain_remove_frame(struct domain *d, struct frame *f)
+{
+	spin_lock(&d->frames_lock);
+	if (f->prev == FRAME_NONE)
+		d->pages_first = f->next;
+	else
+		frame_table[f->prev].next = f->next;
+	if (f->next == FRAME_NONE)
+		d->pages_last = f->prev;
+	else
+		frame_table[f->next].prev = f->prev;
+	d->pages--;
+	spin_unlock(&d->frames_lock);
+}
+
+void domain_share(struct domain *d, mfn_t m)
+{
+	struct frame *f = mfn_frame(m);
+
+	f->owner = d;
+	f->type = (uint64_t)TYPE_WRITABLE << TYPE_SHIFT | 1; /* never a table */
+	__atomic_fetch_add(&d->shared_frames, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&f->ref, REF_ALLOCATED | REF_HYPERVISOR | 1, __ATOMIC_SEQ_CST);
+}
+
+void frame_release(struct frame *f)
+{
+	struct domain *d = f->owner;
+	uint32_t flags = f->ref;
+
+	/* The owner's reference went first (domain_drop_frame), so nobody finds it any more. */
+	BUG_ON(f->type & (TYPE_COUNT_MASK | TYPE_PARTIAL));
+	m2p_set(frame_mfn(f), M2P_INVALID);
+	if (flags & REF_HYPERVISOR)
+		__atomic_fetch_sub(&d->shared_frames, 1, __ATOMIC_SEQ_CST);
+	else
+		domain_remove_frame(d, f);
+	f->ref = 0;
+	heap_free(frame_mfn(f), 0);
+}
+
+bool domain_drop_frame(struct domain *d, struct frame *f)
+{
+	uint32_t ref;
+
+	if (!frame_get(f, d))
+		return false;
+	ref = __atomic_fetch_and(&f->ref, ~REF_ALLOCATED, __ATOMIC_SEQ_CST);
+	if (ref & REF_ALLOCATED)
+		frame_put(f);
+	frame_put(f);
+	return ref & REF_ALLOCATED;
+}
+
+bool domain_may_map_io(const struct domain *d, mfn_t m)
+{
+	return m.v < 1ull << (cpu_features.phys_bits - PAGE_SHIFT) &&
+	       rangeset_contains(&d->io_frames, m.v, m.v);
+}

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: MIT */
+/* memory_op: how much memory a domain has, getting more, giving some back, and exchanging it for contiguous frames. */
+#include "vmm/lib/xen.h"
+
+#include <xen/memory.h>
+
+#include "vmm/boot/boot.h"
+#include "vmm/cpu/pcpu.h"
+#include "vmm/domain/domain.h"
+#include "vmm/hypercall/hypercall.h"
+#include "vmm/mm/access.h"
+#include "vmm/mm/heap.h"
+#include "vmm/mm/layout.h"
+#include "vmm/mm/map.h"
+#include "vmm/mm/page_type.h"
+
+/* The upper bits of the command tell a try that goes on where it was. */
+#define COMMAND_BITS 6
+#define COMMAND_MASK ((1u << COMMAND_BITS) - 1)
+#define ORDER_DOM0   10u
+#define ORDER_OTHERS 0u
+
+typedef struct xen_memory_reservation reservation_t;
+
+static long again(arg_t command, uint64_t done)
+{
+	hypercall_set_argument(0, (command & COMMAND_MASK) | done << COMMAND_BITS);
+	return -ERESTART;
+}
+
+/* The domain that the request is about, with a reference. */
+static int subject(domid_t id, struct domain **d)
+{
+	struct domain *self = current->domain;
+
+	if (id != DOMID_SELF && id != self->id && !self->privileged)
+		return -EPERM;
+	*d = domain_get(id == DOMID_SELF ? self->id : id);
+	return *d ? 0 : -ESRCH;
+}
+
+static bool order_ok(unsigned order)
+{
+	return order <= (current->domain->privileged ? ORDER_DOM0 : ORDER_OTHERS);
+}
+
+/* 2^order frames for the domain. False: not there, or it has as many as it may. */
+static bool give(struct domain *d, unsigned order, unsigned bits, mfn_t *out)
+{
+	if (d->pages + (1ull << order) > d->pages_max)
+		return false;
+	*out = heap_alloc(order, bits);
+	if (mfn_eq(*out, MFN_NONE))
+		return false;
+	for (uint64_t i = 0; i < 1ull << order; i++)
+		domain_add_frame(d, mfn_frame(MFN(out->v + i)));
+	return true;
+}
+
+/*
+ * increase_reservation and populate_physmap: the same, but the latter says for which of its own frames. Returns the number of extents done, as the
+ * ABI has it, also when there were no more.
+ */
+static long grow(arg_t command, arg_t arg, uint64_t done, bool populate)
+{
+	reservation_t r;
+	struct domain *d;
+	int rc;
+
+	if (copy_from_guest(&r, GUEST_VA(arg), sizeof(r)))
+		return -EFAULT;
+	if (!order_ok(r.extent_order) || done > r.nr_extents)
+		return -EPERM;
+	rc = subject(r.domid, &d);
+	if (rc)
+		return rc;
+	for (; done < r.nr_extents; done++) {
+		guest_va_t at = GUEST_VA((uint64_t)r.extent_start.p + done * sizeof(xen_pfn_t));
+		xen_pfn_t pfn = 0;
+		mfn_t m;
+
+		if (hypercall_preempt_check() && done) {
+			domain_put(d);
+			return again(command, done);
+		}
+		if (populate && copy_from_guest(&pfn, at, sizeof(pfn)))
+			break;
+		if (!give(d, r.extent_order, XENMEMF_get_address_bits(r.mem_flags), &m))
+			break;
+		for (uint64_t i = 0; populate && i < 1ull << r.extent_order; i++)
+			m2p_set(MFN(m.v + i), pfn + i);
+		if ((populate || r.extent_start.p) && copy_to_guest(at, &m.v, sizeof(m.v)))
+			break;
+	}
+	domain_put(d);
+	return (long)done;
+}
+
+static bool drop_extent(struct domain *d, uint64_t first, unsigned order)
+{
+	for (uint64_t i = 0; i < 1ull << order; i++)
+		if (!mfn_valid(MFN(first + i)) || !domain_drop_frame(d, mfn_frame(MFN(first + i))))
+			return false;
+	return true;
+}
+
+static long shrink(arg_t command, arg_t arg, uint64_t done)
+{
+	reservation_t r;
+	struct domain *d;
+	int rc;
+
+	if (copy_from_guest(&r, GUEST_VA(arg), sizeof(r)))
+		return -EFAULT;
+	if (r.extent_order > ORDER_DOM0 || done > r.nr_extents)
+		return -EINVAL;
+	rc = subject(r.domid, &d);
+	if (rc)
+		return rc;
+	for (; done < r.nr_extents; done++) {
+		xen_pfn_t mfn;
+
+		if (hypercall_preempt_check() && done) {
+			domain_put(d);
+			return again(command, done);
+		}
+		if (from_guest(&mfn, r.extent_start, done) || !drop_extent(d, mfn, r.extent_order))
+			break;
+	}
+	domain_put(d);
+	return (long)done;
+}
+
+/* ---- exchange ---- */
+
+/* Nobody but the owner refers to the frame: nothing maps it. */
+static bool is_unused(const struct frame *f, const struct domain *d)
+{
+	return f->owner == d && READ_ONCE(f->ref) == (REF_ALLOCATED | 1) &&
+	       !(READ_ONCE(f->type) & (TYPE_COUNT_MASK | TYPE_PARTIAL));
+}
+
+/* One extent of the larger order, given in extents of the smaller: from `in` to `out`. New frames first, so that failing changes nothing. */
+static int exchange_chunk(struct domain *d, const struct xen_memory_exchange *x, uint64_t chunk,
+			  unsigned big)
+{
+	uint64_t in_each = 1ull << (big - x->in.extent_order);
+	uint64_t out_each = 1ull << (big - x->out.extent_order);
+	unsigned bits = XENMEMF_get_address_bits(x->out.mem_flags);
+	mfn_t fresh[1u << ORDER_DOM0];
+	uint64_t got = 0;
+	int rc = 0;
+
+	for (uint64_t i = 0; !rc && i < in_each; i++) {
+		xen_pfn_t mfn;
+
+		if (from_guest(&mfn, x->in.extent_start, chunk * in_each + i))
+			rc = -EFAULT;
+		for (uint64_t k = 0; !rc && k < 1ull << x->in.extent_order; k++)
+			if (!mfn_valid(MFN(mfn + k)) || !is_unused(mfn_frame(MFN(mfn + k)), d))
+				rc = -EINVAL;
+	}
+	for (; !rc && got < out_each; got++) {
+		fresh[got] = heap_alloc(x->out.extent_order, bits);
+		if (mfn_eq(fresh[got], MFN_NONE)) {
+			rc = -ENOMEM;
+			break;
+		}
+	}
+	while (rc && got--)
+		heap_free(fresh[got], x->out.extent_order);
+	if (rc)
+		return rc;
+	for (uint64_t i = 0; i < out_each; i++) {
+		xen_pfn_t pfn = M2P_INVALID;
+
+		if (from_guest(&pfn, x->out.extent_start, chunk * out_each + i))
+			rc = -EFAULT;
+		for (uint64_t k = 0; k < 1ull << x->out.extent_order; k++) {
+			domain_add_frame(d, mfn_frame(MFN(fresh[i].v + k)));
+			if (!rc)
+				m2p_set(MFN(fresh[i].v + k), pfn + k);
+		}
+		if (to_guest(x->out.extent_start, chunk * out_each + i, &fresh[i].v))
+			rc = -EFAULT;
+	}
+	for (uint64_t i = 0; i < in_each; i++) {
+		xen_pfn_t mfn;
+
+		/* Another vCPU of its may have changed the list: what is dropped is its own in any case. */
+		if (from_guest(&mfn, x->in.extent_start, chunk * in_each + i) ||
+		    !drop_extent(d, mfn, x->in.extent_order))
+			rc = -EFAULT;
+	}
+	return rc;
+}
+
+static long exchange(arg_t command, arg_t arg)
+{
+	struct domain *d = current->domain;
+	struct xen_memory_exchange x;
+	unsigned big;
+	int rc = 0;
+
+	if (copy_from_guest(&x, GUEST_VA(arg), sizeof(x)))
+		return -EFAULT;
+	big = MAX(x.in.extent_order, x.out.extent_order);
+	if (x.in.domid != DOMID_SELF || x.out.domid != DOMID_SELF || big > ORDER_DOM0 ||
+	    x.in.nr_extents >> 40 || x.out.nr_extents >> 40 ||
+	    x.in.nr_extents << x.in.extent_order != x.out.nr_extents << x.out.extent_order ||
+	    (x.in.nr_extents << x.in.extent_order) % (1ul << big) ||
+	    x.nr_exchanged > x.in.nr_extents)
+		return -EINVAL;
+	if (!order_ok(big))
+		return -EPERM;
+	while (!rc && x.nr_exchanged < x.in.nr_extents) {
+		uint64_t in_each = 1ull << (big - x.in.extent_order);
+
+		if (hypercall_preempt_check() && x.nr_exchanged) {
+			rc = -ERESTART;
+			break;
+		}
+		rc = exchange_chunk(d, &x, x.nr_exchanged / in_each, big);
+		if (!rc)
+			x.nr_exchanged += in_each;
+	}
+	if (copy_to_guest(GUEST_VA(arg), &x, sizeof(x)))
+		return -EFAULT;
+	return rc == -ERESTART ? again(command, 0) : rc;
+}
+
+/* ---- facts ---- */
+
+static long reservation(arg_t arg, bool maximum)
+{
+	struct domain *d;
+	domid_t id;
+	long pages;
+	int rc;
+
+	if (copy_from_guest(&id, GUEST_VA(arg), sizeof(id)))
+		return -EFAULT;
+	rc = subject(id, &d);
+	if (rc)
+		return rc;
+	pages = (long)(maximum ? d->pages_max : d->pages);
+	domain_put(d);
+	return pages;
+}
+
+static long machphys_mapping(arg_t arg)
+{
+	struct xen_machphys_mapping m = {
+		.v_start = M2P_BASE, .v_end = M2P_BASE + frame_max * 8, .max_mfn = frame_max - 1};
+
+	return copy_to_guest(GUEST_VA(arg), &m, sizeof(m));
+}
+
+struct e820_entry {
+	uint64_t start, bytes;
+	uint32_t type;
+} __attribute__((packed));
+
+static long machine_memory_map(arg_t arg)
+{
+	struct xen_memory_map m;
+	unsigned i;
+
+	if (!current->domain->privileged)
+		return -EPERM;
+	if (copy_from_guest(&m, GUEST_VA(arg), sizeof(m)))
+		return -EFAULT;
+	for (i = 0; i < boot_info.nr_ranges && i < m.nr_entries; i++) {
+		const struct boot_range *r = &boot_info.range[i];
+		struct e820_entry e = {r->start, r->end - r->start, r->type};
+
+		if (copy_to_guest(GUEST_VA((uint64_t)m.buffer.p + i * sizeof(e)), &e, sizeof(e)))
+			return -EFAULT;
+	}
+	m.nr_entries = i;
+	return copy_to_guest(GUEST_VA(arg), &m, sizeof(m));
+}
+
+long do_memory_op(arg_t command, arg_t arg)
+{
+	uint64_t done = command >> COMMAND_BITS;
+
+	switch (command & COMMAND_MASK) {
+	case XENMEM_increase_reservation:
+		return grow(command, arg, done, false);
+	case XENMEM_populate_physmap:
+		return grow(command, arg, done, true);
+	case XENMEM_decrease_reservation:
+		return shrink(command, arg, done);
+	case XENMEM_exchange:
+		return exchange(command, arg);
+	case XENMEM_maximum_ram_page:
+		return (long)frame_max - 1;
+	case XENMEM_current_reservation:
+		return reservation(arg, false);
+	case XENMEM_maximum_reservation:
+		return reservation(arg, true);
+	case XENMEM_machphys_mapping:
+		return machphys_mapping(arg);
+	case XENMEM_machine_memory_map:
+		return machine_memory_map(arg);
+	default:
+		return -ENOSYS;
+	}
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * See access.h. A fault inside one of the sequences below is found by its address in the exception table (cpu/traps.c: fixup_find), which makes the
+ * copy end with what was not copied. STAC and CLAC are no-ops until cpu/features.c has patched them in.
+ */
+#include "vmm/mm/access.h"
+
+#include "vmm/mm/layout.h"
+
+#define STAC \
+	".pushsection .smap_stac, \"a\"\n .quad 9991f\n .popsection\n 9991: .byte 0x0f, 0x1f, 0x00\n"
+#define CLAC \
+	".pushsection .smap_clac, \"a\"\n .quad 9992f\n .popsection\n 9992: .byte 0x0f, 0x1f, 0x00\n"
+#define FIXUP(from, to) ".pushsection .fixup_table, \"a\"\n .quad " from ", " to "\n .popsection\n"
+
+bool guest_range_ok(guest_va_t va, uint64_t bytes)
+{
+	uint64_t first = va.v, last = va.v + (bytes ? bytes - 1 : 0);
+
+	if (last < first)
+		return false;
+	/* Below the hole, or above the hypervisor; what is not canonical faults by itself, as #GP: so it is refused here. */
+	return last < 0x0000800000000000ull || first >= HV_END;
+}
+
+/* Returns the number of bytes that were not copied. */
+static size_t copy(void *to, const void *from, size_t bytes)
+{
+	__asm__ volatile(STAC "1: rep movsb\n2:\n" CLAC FIXUP("1b", "2b")
+			 : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
+	return bytes;
+}
+
+int copy_from_guest(void *to, guest_va_t from, size_t bytes)
+{
+	if (!guest_range_ok(from, bytes))
+		return -EFAULT;
+	return copy(to, (const void *)from.v, bytes) ? -EFAULT : 0;
+}
+
+int copy_to_guest(guest_va_t to, const void *from, size_t bytes)
+{
+	if (!guest_range_ok(to, bytes))
+		return -EFAULT;
+	return copy((void *)to.v, from, bytes) ? -EFAULT : 0;
+}
+
+int clear_guest(guest_va_t to, size_t bytes)
+{
+	uint64_t at = to.v;
+
+	if (!guest_range_ok(to, bytes))
+		return -EFAULT;
+	__asm__ volatile(STAC "1: rep stosb\n2:\n" CLAC FIXUP("1b", "2b")
+			 : "+D"(at), "+c"(bytes)
+			 : "a"(0)
+			 : "memory");
+	return bytes ? -EFAULT : 0;
+}
+
+#define CMPXCHG(insn, type)                                                                \
+	__asm__ volatile(STAC "1: lock " insn " %[fresh], %[mem]\n   xor %[bad], %[bad]\n" \
+			      "2:\n" CLAC FIXUP("1b", "2b")                                \
+			 : [bad] "+&r"(bad), "+a"(expected), [mem] "+m"(*(type *)at.v)     \
+			 : [fresh] "q"((type)fresh)                                        \
+			 : "memory", "cc")
+
+int cmpxchg_guest(guest_va_t at, uint64_t *old, uint64_t fresh, unsigned bytes)
+{
+	uint64_t expected = *old, bad = 1;
+
+	if (!guest_range_ok(at, bytes) || at.v % bytes)
+		return -EFAULT;
+	switch (bytes) {
+	case 1:
+		CMPXCHG("cmpxchgb", uint8_t);
+		break;
+	case 2:
+		CMPXCHG("cmpxchgw", uint16_t);
+		break;
+	case 4:
+		CMPXCHG("cmpxchgl", uint32_t);
+		break;
+	case 8:
+		CMPXCHG("cmpxchgq", uint64_t);
+		break;
+	default:
+		return -EFAULT;
+	}
+	if (bad)
+		return -EFAULT;
+	*old = expected;
+	return 0;
+}

@@ -1,0 +1,561 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Types of frames: why a guest that writes its own page tables cannot leave its own memory.
+ *
+ * The invariants of which everything here is a part (tests cite the numbers):
+ *
+ *  1. A frame has one owner and, while its type count is not zero, one type. A frame with writable references is never a table or
+ *     a page of descriptors, and the reverse.
+ *  2. Every present entry of a VALID table was checked and holds what it maps: L4 -> L3 -> L2 -> L1 one typed reference each, L1 one
+ *     reference to its frame and, when it is writable, one typed TYPE_WRITABLE. The hypervisor's slots of an L4 are the hypervisor's.
+ *  3. The processor walks VALID tables only: CR3 and every entry above hold typed references.
+ *  4. (The accessors: mm/access.h.)
+ *  5. A frame changes its type or its owner only when no TLB holds an entry of its former use: f->clock is the TLB clock at which the
+ *     last typed reference went, and whoever changes the type flushes the CPUs that have not flushed since.
+ *  6. Checking a table takes as long as its guest likes, so it stops when may_preempt() says so and goes on later.
+ *
+ * The states of a frame's type word (mm/frame.h), and who changes them:
+ *
+ *   count 0, not PARTIAL      free for any type; the type that is left says only what a flush would be for
+ *   count n, WRITABLE         frame_get_type, frame_put_type: lock-free, any CPU, any domain
+ *   BUSY, count 1             becoming a type: change_type() .. settle()
+ *   count n, table, VALID     entries hold their references; changed by pt_update()
+ *   count 0, table, PARTIAL   entries [0, progress) hold theirs, the others do not; it keeps a reference to itself. With PENDING, the table of entry
+ *                             [progress] is PARTIAL and holds nothing from here. climb() makes it VALID, descend() empties it.
+ *
+ * Tables and descriptor pages are typed by their owner only, under its page lock, so climb() and descend() are alone. Another domain's
+ * foreign mapping can make a frame WRITABLE at the same moment: the compare-and-exchange on the word decides who was first.
+ */
+#include "vmm/mm/page_type.h"
+
+#include "vmm/domain/domain.h"
+#include "vmm/lib/errno.h"
+#include "vmm/lib/print.h"
+
+/* Entries that are looked at between two questions whether to stop. */
+#define PREEMPT_EVERY 64u
+
+#define LEVEL_FLAGS_FORBIDDEN (PTE_PWT | PTE_PCD | PTE_PSE)
+
+static bool is_table(enum page_type t)
+{
+	return t >= TYPE_L1 && t <= TYPE_L4;
+}
+
+static unsigned level_of(enum page_type t)
+{
+	return (unsigned)t - TYPE_L1 + 1;
+}
+
+static enum page_type table_type(unsigned level)
+{
+	return (enum page_type)(TYPE_L1 + level - 1);
+}
+
+static unsigned progress_of(uint64_t word)
+{
+	return (unsigned)((word & TYPE_PROGRESS_MASK) >> TYPE_PROGRESS_SHIFT);
+}
+
+/* ---- references ---- */
+
+bool frame_get(struct frame *f, const struct domain *owner)
+{
+	uint32_t ref = READ_ONCE(f->ref);
+
+	do {
+		if (!(ref & REF_COUNT_MASK) || (ref & REF_COUNT_MASK) == REF_COUNT_MASK)
+			return false;
+	} while (!__atomic_compare_exchange_n(&f->ref, &ref, ref + 1, false, __ATOMIC_SEQ_CST,
+					      __ATOMIC_RELAXED));
+	if (likely(READ_ONCE(f->owner) == owner))
+		return true;
+	frame_put(f);
+	return false;
+}
+
+void frame_get_again(struct frame *f)
+{
+	uint32_t before = __atomic_fetch_add(&f->ref, 1, __ATOMIC_SEQ_CST);
+
+	BUG_ON(!(before & REF_COUNT_MASK) || (before & REF_COUNT_MASK) == REF_COUNT_MASK);
+}
+
+void frame_put(struct frame *f)
+{
+	uint32_t after = __atomic_sub_fetch(&f->ref, 1, __ATOMIC_SEQ_CST);
+
+	BUG_ON((after & REF_COUNT_MASK) == REF_COUNT_MASK);
+	if (unlikely(!(after & REF_COUNT_MASK)))
+		frame_release(f);
+}
+
+/* ---- what an entry holds ---- */
+
+static bool is_io(mfn_t m)
+{
+	return !mfn_valid(m) || (READ_ONCE(mfn_frame(m)->ref) & REF_IO);
+}
+
+/* An L1 entry takes its references. The rights of the entry decide under which type. */
+static int hold_l1e(uint64_t pte, const struct domain *table_owner, const struct domain *subject)
+{
+	mfn_t m = pte_mfn(pte);
+	struct frame *f;
+
+	if (!(pte & PTE_P))
+		return 0;
+	if (is_io(m))
+		return domain_may_map_io(table_owner, m) ? 0 : -EPERM;
+	f = mfn_frame(m);
+	if (!frame_get(f, subject))
+		return -EPERM;
+	if (pte & PTE_RW) {
+		int rc = frame_get_type(f, TYPE_WRITABLE);
+
+		if (rc) {
+			frame_put(f);
+			return rc;
+		}
+	}
+	return 0;
+}
+
+static void drop_l1e(uint64_t pte)
+{
+	mfn_t m = pte_mfn(pte);
+
+	if (!(pte & PTE_P) || is_io(m))
+		return;
+	if (pte & PTE_RW)
+		frame_put_type(mfn_frame(m));
+	frame_put(mfn_frame(m));
+}
+
+/* An entry of a higher table takes its references to the table below. */
+static int hold_table(uint64_t pte, unsigned level, const struct domain *owner)
+{
+	mfn_t m = pte_mfn(pte);
+
+	if (!(pte & PTE_P))
+		return 0;
+	if ((pte & LEVEL_FLAGS_FORBIDDEN) || is_io(m))
+		return -EINVAL;
+	return frame_get_both(mfn_frame(m), owner, table_type(level - 1));
+}
+
+static int hold(uint64_t pte, unsigned level, const struct domain *owner)
+{
+	return level == 1 ? hold_l1e(pte, owner, owner) : hold_table(pte, level, owner);
+}
+
+/* How an entry stands in a table: guests run in ring 3, and their pages are never global. */
+static uint64_t adjusted(uint64_t pte, unsigned level)
+{
+	if (!(pte & PTE_P))
+		return pte;
+	pte |= PTE_US;
+	return level == 1 ? pte & ~PTE_G : pte;
+}
+
+static bool is_hypervisor_slot(unsigned level, unsigned index)
+{
+	return level == 4 && index >= HV_FIRST_SLOT && index <= HV_LAST_SLOT;
+}
+
+/* ---- tables become valid and empty ---- */
+
+static int descend(struct frame *f);
+
+/* Record how far a table is; a PARTIAL one holds a reference to itself. */
+static void set_partial(struct frame *f, enum page_type type, unsigned progress, bool pending)
+{
+	uint64_t word = READ_ONCE(f->type);
+
+	if (!(word & TYPE_PARTIAL))
+		frame_get_again(f);
+	WRITE_ONCE(f->type, (uint64_t)type << TYPE_SHIFT | TYPE_PARTIAL |
+				    (uint64_t)progress << TYPE_PROGRESS_SHIFT |
+				    (pending ? TYPE_PENDING : 0));
+}
+
+static void clear_partial(struct frame *f, uint64_t word)
+{
+	bool was = READ_ONCE(f->type) & TYPE_PARTIAL;
+
+	__atomic_store_n(&f->type, word, __ATOMIC_SEQ_CST);
+	if (was)
+		frame_put(f); /* never the last: the caller has one */
+}
+
+/*
+ * Hold what the entries from progress on map. 0: all; -ERESTART: PARTIAL, go on later; else the entry at fault is not held and the table is
+ * PARTIAL, to be emptied.
+ */
+static int climb(struct frame *f, enum page_type type, unsigned progress)
+{
+	unsigned level = level_of(type);
+	uint64_t *table = mfn_to_ptr(frame_mfn(f));
+
+	for (unsigned i = progress; i < PT_ENTRIES; i++) {
+		uint64_t pte;
+		int rc;
+
+		if (is_hypervisor_slot(level, i))
+			continue;
+		if (i != progress && i % PREEMPT_EVERY == 0 && may_preempt()) {
+			set_partial(f, type, i, false);
+			return -ERESTART;
+		}
+		pte = READ_ONCE(table[i]);
+		rc = hold(pte, level, f->owner);
+		if (rc) {
+			set_partial(f, type, i, rc == -ERESTART);
+			if (rc != -ERESTART)
+				log_debug("d%u: entry %u of the L%u table %llx: %llx: error %d",
+					  f->owner->id, i, level,
+					  (unsigned long long)frame_mfn(f).v,
+					  (unsigned long long)pte, rc);
+			return rc;
+		}
+		if (adjusted(pte, level) != pte)
+			WRITE_ONCE(table[i], adjusted(pte, level));
+	}
+	if (level == 4)
+		pt_fill_hypervisor_slots(table);
+	return 0;
+}
+
+/* Drop a table's typed reference and empty it when that was the last. 0 or -ERESTART: it is PARTIAL. */
+static int drop_table(struct frame *f)
+{
+	uint64_t word = READ_ONCE(f->type);
+
+	if ((word & TYPE_COUNT_MASK) > 1) {
+		while (!__atomic_compare_exchange_n(&f->type, &word, word - 1, false,
+						    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+			;
+		return 0;
+	}
+	BUG_ON((word & TYPE_COUNT_MASK) != 1 || !(word & TYPE_VALID));
+	f->clock = tlb_clock_now();
+	set_partial(f, type_of(word), PT_ENTRIES, false);
+	return descend(f);
+}
+
+/* A PARTIAL table gives up what it holds. 0: it holds nothing and is free for any type; -ERESTART. */
+static int descend(struct frame *f)
+{
+	uint64_t word = READ_ONCE(f->type);
+	enum page_type type = type_of(word);
+	unsigned level = level_of(type), i = progress_of(word);
+	uint64_t *table = mfn_to_ptr(frame_mfn(f));
+	unsigned since = 0;
+	int rc;
+
+	if (word & TYPE_PENDING) {
+		struct frame *below = mfn_frame(pte_mfn(table[i]));
+
+		/* Somebody else may have taken it up again, or emptied it. */
+		if ((READ_ONCE(below->type) & TYPE_PARTIAL) && below->owner == f->owner &&
+		    type_of(below->type) == table_type(level - 1)) {
+			rc = descend(below);
+			if (rc)
+				return rc;
+		}
+	}
+	while (i > 0) {
+		i--;
+		if (is_hypervisor_slot(level, i) || !(table[i] & PTE_P))
+			continue;
+		if (level == 1) {
+			drop_l1e(table[i]);
+		} else {
+			struct frame *below = mfn_frame(pte_mfn(table[i]));
+
+			rc = drop_table(below);
+			/* While it is PARTIAL it keeps itself. */
+			frame_put(below);
+			if (rc) {
+				set_partial(f, type, i, true);
+				return rc;
+			}
+		}
+		if (++since % PREEMPT_EVERY == 0 && i > 0 && may_preempt()) {
+			set_partial(f, type, i, false);
+			return -ERESTART;
+		}
+	}
+	f->clock = tlb_clock_now();
+	clear_partial(f, (uint64_t)type << TYPE_SHIFT);
+	return 0;
+}
+
+static int check_descriptors(struct frame *f)
+{
+	uint64_t *descriptor = mfn_to_ptr(frame_mfn(f));
+
+	for (unsigned i = 0; i < PAGE_SIZE / sizeof(*descriptor); i++)
+		if (descriptor_check(&descriptor[i]))
+			return -EINVAL;
+	return 0;
+}
+
+int descriptor_check(uint64_t *descriptor)
+{
+	const uint64_t present = 1ull << 47, system = 1ull << 44, accessed = 1ull << 40;
+	const uint64_t dpl3 = 3ull << 45, code = 1ull << 43, conforming = 1ull << 42;
+	uint64_t d = *descriptor;
+
+	if (!(d & present))
+		return 0;
+	/* No gates, no TSS, no LDT; nothing that would run or be read with more privilege. */
+	if (!(d & system))
+		return -EINVAL;
+	if ((d & dpl3) != dpl3) {
+		if ((d & code) && (d & conforming))
+			return -EINVAL;
+		d |= dpl3;
+	}
+	/* The processor would write the accessed bit: no need to. */
+	*descriptor = d | accessed;
+	return 0;
+}
+
+/* ---- typed references ---- */
+
+/* The frame is free for the type; make it that, alone. False: somebody was faster. */
+static bool change_type(struct frame *f, uint64_t word, enum page_type type)
+{
+	uint64_t fresh = (uint64_t)type << TYPE_SHIFT | TYPE_BUSY | 1;
+
+	if (!__atomic_compare_exchange_n(&f->type, &word, fresh, false, __ATOMIC_SEQ_CST,
+					 __ATOMIC_RELAXED))
+		return false;
+	if (type_of(word) != type)
+		tlb_flush_since(f->owner, f->clock);
+	return true;
+}
+
+/* Others that wanted the same type and came meanwhile wait in frame_get_type, so the count is still 1. */
+static void settle(struct frame *f, enum page_type type, bool valid)
+{
+	__atomic_store_n(&f->type, (uint64_t)type << TYPE_SHIFT | (valid ? TYPE_VALID : 0) | 1,
+			 __ATOMIC_SEQ_CST);
+}
+
+/* Go on with a table that is PARTIAL, or begin with one that is BUSY. */
+static int make_valid(struct frame *f, enum page_type type, unsigned progress)
+{
+	int rc = climb(f, type, progress);
+
+	if (!rc) {
+		clear_partial(f, (uint64_t)type << TYPE_SHIFT | TYPE_VALID | 1);
+		return 0;
+	}
+	if (rc != -ERESTART) {
+		/* What it held so far is given up; if that takes long, it is unfinished business. */
+		if (descend(f) == -ERESTART)
+			f->owner->unfinished = f;
+		rc = -EINVAL;
+	}
+	return rc;
+}
+
+static int get_partial(struct frame *f, uint64_t word, enum page_type type)
+{
+	if (type_of(word) == type)
+		return make_valid(f, type, progress_of(word));
+	if (!is_table(type) && type != TYPE_DESC)
+		return -EINVAL; /* without the page lock: the guest may try again when it has finished */
+	return descend(f) ? -ERESTART : -EAGAIN;
+}
+
+int frame_get_type(struct frame *f, enum page_type type)
+{
+	uint64_t word = READ_ONCE(f->type);
+
+	for (;;) {
+		if (word & TYPE_COUNT_MASK) {
+			if (type_of(word) != type)
+				return -EINVAL;
+			if (word & TYPE_BUSY) {
+				__builtin_ia32_pause();
+				word = READ_ONCE(f->type);
+				continue;
+			}
+			if ((word & TYPE_COUNT_MASK) == TYPE_COUNT_MASK)
+				return -EINVAL;
+			if (__atomic_compare_exchange_n(&f->type, &word, word + 1, false,
+							__ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+				return 0;
+			continue;
+		}
+		if (word & TYPE_PARTIAL) {
+			int rc = get_partial(f, word, type);
+
+			if (rc != -EAGAIN)
+				return rc;
+			word = READ_ONCE(f->type);
+			continue;
+		}
+		if (change_type(f, word, type))
+			break;
+		word = READ_ONCE(f->type);
+	}
+	if (is_table(type))
+		return make_valid(f, type, 0);
+	if (type == TYPE_DESC && check_descriptors(f)) {
+		__atomic_store_n(&f->type, (uint64_t)type << TYPE_SHIFT, __ATOMIC_SEQ_CST);
+		return -EINVAL;
+	}
+	settle(f, type, false);
+	return 0;
+}
+
+void frame_put_type(struct frame *f)
+{
+	uint64_t word = READ_ONCE(f->type);
+
+	if (is_table(type_of(word))) {
+		struct domain *owner = f->owner;
+
+		if (drop_table(f) == -ERESTART) {
+			BUG_ON(owner->unfinished);
+			owner->unfinished = f;
+		}
+		return;
+	}
+	do {
+		BUG_ON(!(word & TYPE_COUNT_MASK));
+		if ((word & TYPE_COUNT_MASK) == 1)
+			f->clock = tlb_clock_now();
+	} while (!__atomic_compare_exchange_n(&f->type, &word, word - 1, false, __ATOMIC_SEQ_CST,
+					      __ATOMIC_RELAXED));
+}
+
+int frame_get_both(struct frame *f, const struct domain *owner, enum page_type type)
+{
+	int rc;
+
+	if (!frame_get(f, owner))
+		return -EPERM;
+	rc = frame_get_type(f, type);
+	if (rc)
+		frame_put(f);
+	return rc;
+}
+
+void frame_put_both(struct frame *f)
+{
+	frame_put_type(f);
+	frame_put(f);
+}
+
+int page_lock_again(struct domain *d)
+{
+	while (d->unfinished) {
+		int rc = 0;
+
+		if (READ_ONCE(d->unfinished->type) & TYPE_PARTIAL)
+			rc = descend(d->unfinished);
+		if (rc)
+			return rc;
+		d->unfinished = NULL;
+	}
+	return 0;
+}
+
+int page_lock(struct domain *d)
+{
+	int rc;
+
+	spin_lock(&d->page_lock);
+	rc = page_lock_again(d);
+	if (rc)
+		spin_unlock(&d->page_lock);
+	return rc;
+}
+
+void page_unlock(struct domain *d)
+{
+	spin_unlock(&d->page_lock);
+}
+
+/* ---- entries of tables in use ---- */
+
+/* Exchange an entry that the processor may set A and D bits in. Returns what was there. */
+static uint64_t exchange(uint64_t *entry, uint64_t old, uint64_t value, bool preserve_ad)
+{
+	uint64_t ad = PTE_A | PTE_D;
+
+	for (;;) {
+		uint64_t fresh = preserve_ad ? value | (old & ad) : value;
+
+		if (__atomic_compare_exchange_n(entry, &old, fresh, false, __ATOMIC_SEQ_CST,
+						__ATOMIC_RELAXED))
+			return old;
+	}
+}
+
+int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
+	      struct domain *subject)
+{
+	uint64_t *entry = (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
+	uint64_t old = READ_ONCE(*entry), held = PTE_ADDR | PTE_P | (level == 1 ? PTE_RW : 0);
+	int rc;
+
+	if (is_hypervisor_slot(level, index))
+		return -EINVAL;
+	if (level > 1 && (value & PTE_P) && (value & LEVEL_FLAGS_FORBIDDEN))
+		return -EINVAL;
+	/* What is held does not change: other rights only. */
+	if (!((old ^ value) & held) && (old & PTE_P)) {
+		exchange(entry, old, adjusted(value, level), preserve_ad);
+		return 0;
+	}
+	rc = level == 1 ? hold_l1e(value, f->owner, subject) : hold_table(value, level, f->owner);
+	if (rc)
+		return rc;
+	old = exchange(entry, old, adjusted(value, level), preserve_ad && (old & PTE_P));
+	if (level == 1) {
+		drop_l1e(old);
+	} else if (old & PTE_P) {
+		frame_put_both(mfn_frame(pte_mfn(old)));
+	}
+	return 0;
+}
+
+int frame_pin(struct frame *f, enum page_type type)
+{
+	uint64_t word;
+	int rc = frame_get_both(f, f->owner, type);
+
+	if (rc)
+		return rc;
+	word = __atomic_fetch_or(&f->type, TYPE_PINNED, __ATOMIC_SEQ_CST);
+	if (word & TYPE_PINNED) {
+		frame_put_both(f);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+int frame_unpin(struct frame *f)
+{
+	uint64_t word = __atomic_fetch_and(&f->type, ~TYPE_PINNED, __ATOMIC_SEQ_CST);
+
+	if (!(word & TYPE_PINNED))
+		return -EINVAL;
+	frame_put_both(f);
+	return 0;
+}
+
+int frame_relinquish(struct frame *f)
+{
+	if (READ_ONCE(f->type) & TYPE_PINNED)
+		frame_unpin(f);
+	if (READ_ONCE(f->type) & TYPE_PARTIAL)
+		return descend(f);
+	return 0;
+}

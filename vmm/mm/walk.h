@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+/* Reading the page tables that are loaded. */
+#ifndef VMM_MM_WALK_H
+#define VMM_MM_WALK_H
+
+#include "vmm/lib/types.h"
+
+/*
+ * The L1 entry for the address in the current vCPU's tables, and the table's frame. 0, or -EFAULT: no table, or the hypervisor's part. Without the page
+ * lock another vCPU may change it at once; the frame numbers are checked, so this reads no strange memory.
+ */
+int guest_walk(uint64_t va, uint64_t *l1e, mfn_t *l1_table);
+
+#endif
