@@ -34,8 +34,8 @@ enum form_flags {
 	F_IMM8 = 1 << 2,  /* sign-extended */
 	F_IMM = 1 << 3,	  /* of the operand's size, 4 bytes at most */
 	F_PORT = 1 << 4,  /* operands of 4 bytes at most */
-	F_CR = 1
-	       << 6, /* ModRM with a control or debug register and a general one, whatever its mod says */
+	/* ModRM with a control or debug register and a general one, whatever its mod says */
+	F_CR = 1 << 5,
 	F_LOCK = 1 << 6,  /* LOCK is allowed, with a memory operand */
 	F_REP = 1 << 7,	  /* a string operation */
 	F_GROUP = 1 << 8, /* the kind depends on ModRM.reg */
