@@ -219,11 +219,31 @@ static unsigned choose_cpu(const struct vcpu *v, unsigned last)
 	return best;
 }
 
-/* v was queued on the CPU: tell whoever has to look. */
+/* Have as many idle CPUs look as can take something of what waits here. */
+static void tell_idle(const struct runqueue *q)
+{
+	uint64_t idle = __atomic_load_n(&idle_cpus, __ATOMIC_SEQ_CST);
+
+	for (unsigned c = 0; c < CLASSES && idle; c++) {
+		list_for_each(p, &q->queue[c])
+		{
+			unsigned cpu = bit_next(&idle, MAX_CPUS, 0);
+
+			while (cpu < MAX_CPUS &&
+			       !allowed_on(list_entry(p, struct vcpu, queue), cpu))
+				cpu = bit_next(&idle, MAX_CPUS, cpu + 1);
+			if (cpu == MAX_CPUS)
+				continue;
+			bit_clear(&idle, cpu);
+			kick_cpu(cpu);
+		}
+	}
+}
+
+/* v was queued on the CPU: tell whoever has to look. When that is the CPU itself, it tells others if it leaves something. */
 static void tell(const struct vcpu *v, unsigned cpu)
 {
 	struct runqueue *q = &queues[cpu];
-	uint64_t idle;
 
 	if (is_idle(q->runs) || class_of(v) < class_of(q->runs)) {
 		kick_cpu(cpu);
@@ -231,14 +251,7 @@ static void tell(const struct vcpu *v, unsigned cpu)
 	}
 	if (!q->slice.slot)
 		timer_set(&q->slice, q->slice_end);
-	idle = __atomic_load_n(&idle_cpus, __ATOMIC_SEQ_CST) & online_cpus;
-	bit_for_each(other, &idle, MAX_CPUS)
-	{
-		if (allowed_on(v, other)) {
-			kick_cpu(other);
-			return;
-		}
-	}
+	tell_idle(q);
 }
 
 /* Queue it, if it wants to run and does not: the one function that does. boost: an event woke it. */
@@ -349,13 +362,12 @@ void vcpu_set_affinity(struct vcpu *v, uint64_t cpus)
 	bool again = false;
 
 	v->affinity = cpus;
-	if (!allowed_on(v, v->processor->id)) {
-		if (is_queued(v)) {
-			queue_del(q, v);
-			again = true;
-		} else if (v->running) {
-			kick_cpu(v->processor->id);
-		}
+	/* A queued one is placed anew in any case: CPUs that were forbidden may be idle. */
+	if (is_queued(v)) {
+		queue_del(q, v);
+		again = true;
+	} else if (v->running && !allowed_on(v, v->processor->id)) {
+		kick_cpu(v->processor->id);
 	}
 	spin_unlock_irq(&q->lock, flags);
 	if (again)
@@ -398,8 +410,8 @@ void vcpu_runstate(struct vcpu *v, struct vcpu_runstate_info *out)
 
 /* ---- choosing ---- */
 
-/* Something out of another CPU's queue that may run here; this CPU's queue is locked. */
-static struct vcpu *steal(unsigned cpu)
+/* Something better than the class out of another CPU's queue that may run here; this CPU's queue is locked. */
+static struct vcpu *steal(unsigned cpu, enum priority than)
 {
 	bit_for_each(other, &online_cpus, MAX_CPUS)
 	{
@@ -410,6 +422,8 @@ static struct vcpu *steal(unsigned cpu)
 		if (other == cpu || !READ_ONCE(q->nr) || !spin_trylock(&q->lock))
 			continue;
 		v = queue_first(q, cpu);
+		if (v && class_of(v) >= than)
+			v = NULL;
 		if (v) {
 			queue_del(q, v);
 			v->processor = &pcpus[cpu];
@@ -423,25 +437,26 @@ static struct vcpu *steal(unsigned cpu)
 
 static struct vcpu *choose(struct runqueue *q, unsigned cpu, uint64_t now)
 {
-	struct vcpu *previous = q->runs, *next = queue_first(q, cpu);
+	struct vcpu *previous = q->runs, *next = queue_first(q, cpu), *stolen;
 	bool over = now >= q->slice_end, yielded = q->yielded;
 
 	q->yielded = false;
 	if (over)
 		previous->boosted = false;
-	if (wants_cpu(previous) && allowed_on(previous, cpu)) {
-		if (!next)
-			return previous;
-		if (!yielded && (class_of(next) > class_of(previous) ||
-				 (class_of(next) == class_of(previous) && !over)))
-			return previous;
+	if (wants_cpu(previous) && allowed_on(previous, cpu) &&
+	    (!next || (!yielded && (class_of(next) > class_of(previous) ||
+				    (class_of(next) == class_of(previous) && !over)))))
+		next = previous;
+	if (!next)
+		__atomic_fetch_or(&idle_cpus, 1ull << cpu, __ATOMIC_SEQ_CST);
+	/* One that has had its share does not run while another waits elsewhere that has not. */
+	if (!next || class_of(next) == CLASS_DEBT) {
+		stolen = steal(cpu, next ? CLASS_DEBT : CLASSES);
+		if (stolen)
+			return stolen;
 	}
-	if (next) {
+	if (next && next != previous)
 		queue_del(q, next);
-		return next;
-	}
-	__atomic_fetch_or(&idle_cpus, 1ull << cpu, __ATOMIC_SEQ_CST);
-	next = steal(cpu);
 	return next ? next : pcpus[cpu].idle;
 }
 
@@ -459,10 +474,12 @@ void schedule(void)
 		__atomic_fetch_and(&idle_cpus, ~(1ull << c->id), __ATOMIC_SEQ_CST);
 	if (next != previous || now >= q->slice_end)
 		q->slice_end = now + SCHED_SLICE_NS;
-	if (q->nr && !is_idle(next))
+	if (q->nr && !is_idle(next)) {
 		timer_set(&q->slice, q->slice_end);
-	else
+		tell_idle(q);
+	} else {
 		timer_stop(&q->slice);
+	}
 	if (next == previous) {
 		spin_unlock_irq(&q->lock, flags);
 		return;
@@ -549,6 +566,24 @@ static void account_domain(struct domain *d, uint64_t weights)
 	}
 }
 
+/* CPUs whose vCPU has had its share look for one elsewhere that has not. */
+static void balance(void)
+{
+	bool waiting = false;
+
+	bit_for_each(cpu, &online_cpus, MAX_CPUS) waiting = waiting || READ_ONCE(queues[cpu].nr);
+	bit_for_each(cpu, &online_cpus, MAX_CPUS)
+	{
+		uint64_t flags = spin_lock_irq(&queues[cpu].lock);
+		bool look = waiting && !is_idle(queues[cpu].runs) &&
+			    class_of(queues[cpu].runs) == CLASS_DEBT;
+
+		spin_unlock_irq(&queues[cpu].lock, flags);
+		if (look)
+			kick_cpu(cpu);
+	}
+}
+
 static void account(void *arg)
 {
 	uint64_t now = time_now(), weights = 0;
@@ -574,6 +609,7 @@ static void account(void *arg)
 			account_domain(d, weights);
 	}
 	spin_unlock(&domain_list_lock);
+	balance();
 	timer_set(&accounting, now + ACCOUNT_NS);
 }
 
