@@ -11,7 +11,10 @@ struct boot_options boot_options;
 
 #define WORD_MAX 256
 
-/* The next piece of *list up to the separator, without it; moves *list on. False: there is none. */
+/*
+ * The next piece of *list up to the separator, without it; moves *list on. False: there is none. One that is too long ends in "~", which makes
+ * it one that is not understood.
+ */
 static bool next_piece(const char **list, char separator, char *out, size_t size)
 {
 	size_t n = 0;
@@ -20,9 +23,12 @@ static bool next_piece(const char **list, char separator, char *out, size_t size
 		(*list)++;
 	if (!**list)
 		return false;
-	for (; **list && **list != separator; (*list)++)
+	for (; **list && **list != separator; (*list)++) {
 		if (n + 1 < size)
 			out[n++] = **list;
+		else
+			out[n - 1] = '~';
+	}
 	out[n] = 0;
 	return true;
 }

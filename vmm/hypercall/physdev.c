@@ -121,7 +121,7 @@ static int map_msi(const struct physdev_map_pirq *op)
 		.count = 1,
 	};
 
-	if (op->entry_nr < 0 || op->entry_nr > UINT16_MAX || op->devfn < 0 || op->devfn > UINT8_MAX)
+	if ((uint32_t)op->entry_nr > UINT16_MAX || (uint32_t)op->devfn > UINT8_MAX)
 		return -EINVAL;
 	return msi_map(&r);
 }

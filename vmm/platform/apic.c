@@ -125,7 +125,7 @@ static uint64_t measure_ratio(void)
 /* The median: an emulator may lose any amount of time between two of its readings. */
 static void calibrate_timer(void)
 {
-	uint64_t ratio[RATIO_RUNS];
+	uint64_t ratio[RATIO_RUNS] = {0};
 
 	for (unsigned n = 0; n < RATIO_RUNS; n++) {
 		uint64_t r = measure_ratio();
