@@ -326,20 +326,10 @@ static void fill_console(struct dom0_vga_console_info *c)
 	c->u.vesa_lfb.blue_size = boot_info.fb_blue_size;
 }
 
-/* A module's words without the first, which is the file's name with every loader that Debian configures. */
-static const char *arguments_of(const struct boot_module *m)
-{
-	const char *s = strchr(m->command, ' ');
-
-	while (s && *s == ' ')
-		s++;
-	return s ? s : "";
-}
-
 static void fill_start_info(const struct plan *p, const struct domain *d)
 {
 	struct start_info *s = page_of(p, p->start_info);
-	const char *words = arguments_of(p->image);
+	const char *words = p->image->command;
 	size_t length = strlen(words);
 
 	_Static_assert(sizeof(struct start_info) + sizeof(struct dom0_vga_console_info) <=
