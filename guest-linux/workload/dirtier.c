@@ -189,7 +189,7 @@ int main(int argc, char **argv)
 	settings.pages_per_s = rate / CONTENT_PAGE_SIZE;
 	memory = mmap(NULL, settings.pages * CONTENT_PAGE_SIZE, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED || content_init(settings.seed)) {
+	if (!settings.pages || memory == MAP_FAILED || content_init(settings.seed)) {
 		perror("dirtier: cannot get the working set; give a smaller SIZE");
 		return 1;
 	}
