@@ -431,6 +431,7 @@ static void names_and_passes_over_a_broken_table(void)
 	CHECK_HAS(logged, "35 bytes");
 	put32(at(madt) + 4, TABLE_MAX + 1);
 	acpi_init(rsdp);
+	CHECK_HAS(logged, "1048577 bytes");
 	CHECK_EQ(acpi.nr_cpus, 0);
 	CHECK_EQ(acpi.hpet_address, 0xfed00000);
 }
@@ -521,6 +522,37 @@ static void bounds_its_arrays(void)
 	CHECK_HAS(logged, "too many");
 }
 
+/* Memory ends where the table says that it does. */
+static void takes_tables_of_any_length(void)
+{
+	static const char *const names[] = {"APIC", "FACP", "HPET", "MCFG"};
+
+	for (unsigned n = 0; n < 4; n++) {
+		for (uint32_t bytes = HEADER_BYTES; bytes < 260; bytes++) {
+			uint64_t table;
+			uint32_t rsdp;
+
+			fresh();
+			rsdp = room(RSDP_BYTES_2);
+			table = room(16);
+			make_rsdp(at(rsdp), make_root("RSDT", &table, 1), 0);
+			table = next;
+			put32(at(load32(at(rsdp) + 16)) + HEADER_BYTES, (uint32_t)table);
+			header(at(load32(at(rsdp) + 16)), "RSDT", HEADER_BYTES + 4, 1);
+			memset(at(next), 1, bytes);
+			header(at(next), names[n], bytes, 3);
+			next += bytes;
+			cut_memory();
+			acpi_init(rsdp);
+			CHECK(acpi.found);
+			CHECK_EQ(acpi.nr_mcfg,
+				 n == 3 && bytes >= 60 ? MIN((bytes - 44) / 16, 8u) : 0);
+			CHECK_EQ(acpi.pm1b_control, n == 1 && bytes >= 116 ? 0x101 : 0);
+			CHECK_EQ(acpi.hpet_address != 0, 0);
+		}
+	}
+}
+
 /* Any byte of any table changed, with the sums put right: no crash. The tables' memory ends right behind them. */
 static void survives_mutations(void)
 {
@@ -553,4 +585,4 @@ UNIT_MAIN(TEST(reads_all_tables), TEST(finds_the_root_where_a_bios_leaves_it),
 	  TEST(takes_the_old_root_where_the_new_one_is_broken),
 	  TEST(names_and_passes_over_a_broken_table), TEST(stops_at_a_broken_entry),
 	  TEST(maps_what_lies_above_the_direct_map), TEST(bounds_its_arrays),
-	  TEST(survives_mutations))
+	  TEST(takes_tables_of_any_length), TEST(survives_mutations))

@@ -436,6 +436,7 @@ static void refuses_broken_lists(void)
 	put32(at(INFO1 + 48), MAP1);
 	put32(at(MAP1), 19);
 	CHECK_EQ(multiboot_parse(MAGIC1, INFO1), -EINVAL);
+	CHECK_HAS(logged, "19 bytes");
 	put32(at(INFO1 + 48), 0xfffffff0);
 	CHECK_EQ(multiboot_parse(MAGIC1, INFO1), -EINVAL);
 	CHECK_HAS(logged, "memory map lies");

@@ -278,7 +278,6 @@ static void serve_call(void)
 
 void apic_call_handler(void)
 {
-	apic_eoi();
 	serve_call();
 }
 
@@ -318,5 +317,4 @@ void apic_error_handler(void)
 	if (!said)
 		log_warning("Local APIC of CPU %u: error %x", this_cpu()->id, apic_read(APIC_ESR));
 	said = true;
-	apic_eoi();
 }

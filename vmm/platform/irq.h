@@ -30,7 +30,7 @@ void apic_send(unsigned cpu, uint8_t vector);
 void apic_send_others(uint8_t vector);
 void apic_start_cpu(uint32_t apic_id, uint32_t start_maddr); /* INIT, SIPI, SIPI */
 void apic_send_nmi_others(void);
-/* The handlers of VECTOR_CALL and VECTOR_ERROR, from traps.c with interrupts off. Like irq_dispatch they acknowledge by themselves. */
+/* The handlers of VECTOR_CALL and VECTOR_ERROR, from traps.c with interrupts off. Unlike irq_dispatch they leave apic_eoi to it. */
 void apic_call_handler(void);
 void apic_error_handler(void);
 /* The one-shot timer: interrupt VECTOR_TIMER when the TSC reaches this value; 0: never. */
