@@ -63,12 +63,6 @@
  */
 #define PROBE_PERIOD 16u
 
-/*
- * What a record holds at most. Without zstd it stays in the second-level cache from the copy to the
- * socket's, and at the other end from the socket to the checksum.
- */
-#define DATA_PAGES 64u
-
 struct encoder {
 	struct encode_options o;
 	struct encode_cache *cache; /* NULL: no deltas */
@@ -97,10 +91,6 @@ static int check_options(const struct encode_options *o, struct pgr_error *err)
 	if (o->group_pages > PGR_BATCH_MAX)
 		return pgr_fail(err, -EINVAL, "groups of %u pages are not possible: at most %u",
 				o->group_pages, PGR_BATCH_MAX);
-	if (o->data_pages > PGR_BATCH_MAX)
-		return pgr_fail(err, -EINVAL,
-				"records of %u pages with data are not possible: at most %u",
-				o->data_pages, PGR_BATCH_MAX);
 	return 0;
 }
 
@@ -120,8 +110,6 @@ int encoder_create(const struct encode_options *o, struct encoder **out, struct 
 		e->o.group_pages = o->method == ENCODE_LZ4 ? LZ4_GROUP : WHOLE_RECORD;
 	if (!e->o.level)
 		e->o.level = o->method == ENCODE_ZSTD ? ZSTD_DEFAULT : LZ4_DEFAULT;
-	if (!e->o.data_pages)
-		e->o.data_pages = o->method == ENCODE_ZSTD ? PGR_BATCH_MAX : DATA_PAGES;
 	if (o->method != ENCODE_NONE) {
 		e->lz4 = malloc((size_t)LZ4_sizeofState()); /* zstd probes with it */
 		e->scratch = aligned_alloc(PGR_PAGE_SIZE, (size_t)e->o.group_pages * PGR_PAGE_SIZE);
@@ -370,22 +358,16 @@ static int put_group(struct encoder *e, struct batch *b, unsigned n, uint8_t *to
 	return 0;
 }
 
-/*
- * Which pages hold data; the words of the others. Ends when the record is full: returns how many
- * pages it has.
- */
-static unsigned look(struct encoder *e, struct batch *b, unsigned nr, unsigned *filled)
+/* Which pages hold data, how many; the words of the others. */
+static unsigned look(struct encoder *e, struct batch *b, unsigned nr)
 {
-	unsigned i;
+	unsigned filled = 0;
 
-	*filled = 0;
-	for (i = 0; i < nr; i++) {
+	for (unsigned i = 0; i < nr; i++) {
 		enum pgr_transform t = b->page[i] ? PGR_ZERO : PGR_ABSENT;
 
 		if (b->page[i] && !page_is_zero(b->page[i])) {
-			if (*filled == e->o.data_pages)
-				break;
-			b->with_data[(*filled)++] = (uint8_t)i;
+			b->with_data[filled++] = (uint8_t)i;
 			continue;
 		}
 		if (e->cache && !b->first_time)
@@ -399,7 +381,7 @@ static unsigned look(struct encoder *e, struct batch *b, unsigned nr, unsigned *
 			e->stats.saved_zero += PGR_PAGE_SIZE;
 		}
 	}
-	return i;
+	return filled;
 }
 
 static unsigned groups_of(const struct encoder *e, unsigned pages)
@@ -409,10 +391,8 @@ static unsigned groups_of(const struct encoder *e, unsigned pages)
 
 size_t encoder_room(const struct encoder *e, unsigned nr)
 {
-	unsigned data = nr < e->o.data_pages ? nr : e->o.data_pages;
-
 	return sizeof(struct pgr_pages) + nr * sizeof(uint64_t) +
-	       groups_of(e, data) * sizeof(struct pgr_group) + (size_t)data * PGR_PAGE_SIZE;
+	       groups_of(e, nr) * sizeof(struct pgr_group) + (size_t)nr * PGR_PAGE_SIZE;
 }
 
 int encoder_pages(struct encoder *e, uint32_t round, const uint64_t *pfn, uint8_t *const *page,
@@ -435,7 +415,7 @@ int encoder_pages(struct encoder *e, uint32_t round, const uint64_t *pfn, uint8_
 	if (!nr || nr > PGR_BATCH_MAX)
 		return pgr_fail(err, -EINVAL, "a batch of %u pages cannot be encoded: 1 .. %u", nr,
 				PGR_BATCH_MAX);
-	nr = look(e, &b, nr, &filled);
+	filled = look(e, &b, nr);
 	*head = (struct pgr_pages){
 		.nr_pages = nr, .nr_groups = groups_of(e, filled), .round = round};
 	group = (void *)(b.word + nr);
@@ -456,7 +436,6 @@ int encoder_pages(struct encoder *e, uint32_t round, const uint64_t *pfn, uint8_
 		data_crc = stream_crc_join(data_crc, group_crc, bytes);
 		to += bytes;
 	}
-	out->nr = nr;
 	out->length = head_bytes + (size_t)(to - data);
 	out->crc = stream_crc_join(stream_crc(0, body, head_bytes), data_crc, (size_t)(to - data));
 	e->stats.pages += nr;

@@ -23,7 +23,6 @@ struct encode_options {
 	int level;	      /* LZ4: acceleration (1 = best ratio); zstd: level; 0 = default */
 	unsigned group_pages; /* pages compressed together, 1 .. PGR_BATCH_MAX; 0 = default */
 	size_t cache_bytes;   /* bound of the cache for DELTA; 0: no delta */
-	unsigned data_pages; /* most pages with data in a record, 1 .. PGR_BATCH_MAX; 0 = default */
 };
 
 struct encode_stats {
@@ -40,19 +39,18 @@ void encoder_free(struct encoder *e);
 
 /* What encoder_pages() made. */
 struct encoded {
-	unsigned nr;   /* of the pages given, the first so many are in the body */
 	size_t length; /* of the body, a multiple of 8 */
 	uint32_t crc;  /* of the body */
 };
 
-/* Most bytes that a body for nr pages takes. */
+/* Most bytes that a body for nr pages (at most PGR_BATCH_MAX) takes. */
 size_t encoder_room(const struct encoder *e, unsigned nr);
 
 /*
- * Encode the first of nr pages (1 .. PGR_BATCH_MAX), as many as belong in one record: at least one. page[i] NULL: absent. type[i]: enum
- * pgr_page_type. Contents may change meanwhile (running guest): each page is copied once and everything - zero test apart, which is safe, see
- * encode.c - works on the copy, so what is sent, its CRC and the cache agree. first_time: the caller knows that none of these was sent
- * before in the session (no delta, no cache look-up needed). crc[i] gets the CRC-32 of what was sent (of a zero page for ZERO, 0 for absent).
+ * Encode nr pages (1 .. PGR_BATCH_MAX). page[i] NULL: absent. type[i]: enum pgr_page_type. Contents may change meanwhile (running
+ * guest): each page is copied once and everything - zero test apart, which is safe, see encode.c - works on the copy, so what is sent, its CRC and the
+ * cache agree. first_time: the caller knows that none of these was sent before in the session (no delta, no cache look-up needed).
+ * crc[i] gets the CRC-32 of what was sent (of a zero page for ZERO, 0 for absent).
  * body: encoder_room() bytes, aligned to 8; after a failure their contents are undefined. Never fails for data; -ENOMEM only.
  */
 int encoder_pages(struct encoder *e, uint32_t round, const uint64_t *pfn, uint8_t *const *page,

@@ -40,10 +40,9 @@ static int note_index(struct source_lane *sl, uint64_t offset, const uint64_t *p
 	return 0;
 }
 
-/* One record of the first of these pages, *done of them. */
-static int send_record(struct source_lane *sl, const uint64_t *pfn, uint8_t *const *page,
-		       const uint8_t *type, unsigned nr, bool first_time, unsigned *done,
-		       struct pgr_error *err)
+/* One record of these pages. */
+static int send_record(struct source_lane *sl, const uint64_t *pfn, const struct guest_batch *b,
+		       bool first_time, struct pgr_error *err)
 {
 	struct source *s = sl->s;
 	uint32_t crc[PGR_BATCH_MAX];
@@ -53,31 +52,30 @@ static int send_record(struct source_lane *sl, const uint64_t *pfn, uint8_t *con
 	void *body;
 	int rc;
 
-	rc = lane_reserve(&sl->lane, PGR_REC_PAGES, encoder_room(sl->encoder, nr), &body, err);
+	rc = lane_reserve(&sl->lane, PGR_REC_PAGES, encoder_room(sl->encoder, b->nr), &body, err);
 	if (rc)
 		return rc;
 	offset = sl->lane.writer.bytes;
-	rc = encoder_pages(sl->encoder, s->round, pfn, page, type, nr, first_time, crc, body, &e,
-			   err);
+	rc = encoder_pages(sl->encoder, s->round, pfn, b->page, b->type, b->nr, first_time, crc,
+			   body, &e, err);
 	if (rc) {
 		lane_drop(&sl->lane);
 		return rc;
 	}
 	rc = lane_commit(&sl->lane, PGR_REC_PAGES, e.length, e.crc, err);
 	if (!rc && s->file)
-		rc = note_index(sl, offset, pfn, e.nr, err);
+		rc = note_index(sl, offset, pfn, b->nr, err);
 	if (rc)
 		return rc;
-	for (unsigned i = 0; i < e.nr; i++) {
-		if (page[i])
+	for (unsigned i = 0; i < b->nr; i++) {
+		if (b->page[i])
 			ledger_set(&s->ledger, &sl->sum, pfn[i], crc[i]);
 		else
 			ledger_absent(&s->ledger, &sl->sum, pfn[i]);
 	}
 	part.iov_len = e.length;
-	sl->round_pages += e.nr;
+	sl->round_pages += b->nr;
 	sl->round_bytes += session_record_bytes(&part, 1);
-	*done = e.nr;
 	return 0;
 }
 
@@ -91,9 +89,7 @@ static int send_batch(struct source_lane *sl, const uint64_t *pfn, unsigned nr, 
 	rc = s->g->ops->read(s->g, sl->lane.index, pfn, nr, &b, err);
 	if (rc)
 		return rc;
-	for (unsigned at = 0, done = 0; !rc && at < nr; at += done)
-		rc = send_record(sl, pfn + at, b.page + at, b.type + at, nr - at,
-				 s->round == 0 || verify, &done, err);
+	rc = send_record(sl, pfn, &b, s->round == 0 || verify, err);
 	s->g->ops->release(s->g, sl->lane.index, &b);
 	if (rc)
 		return rc;

@@ -92,9 +92,7 @@ static int time_memory(struct source *s, double *ns_per_byte, double *ratio, str
 		rc = s->g->ops->read(s->g, 0, pfn, nr, &b, err);
 		if (rc)
 			break;
-		for (unsigned at = 0; !rc && at < nr; at += made.nr)
-			rc = encoder_pages(e, 0, pfn + at, b.page + at, b.type + at, nr - at, true,
-					   crc, body, &made, err);
+		rc = encoder_pages(e, 0, pfn, b.page, b.type, nr, true, crc, body, &made, err);
 		s->g->ops->release(s->g, 0, &b);
 	}
 	if (!rc) {

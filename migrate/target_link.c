@@ -20,7 +20,7 @@
 #define COPY_MAX (64u << 10)
 /* An acknowledgement at least every so many bytes; sooner when nothing came for a while, or when it may be waited for. */
 #define ACK_BYTES   (512u << 10)
-#define ACK_WAIT_NS 500000u
+#define ACK_WAIT_NS 5000000u
 
 void target_fail(struct target *t, const struct pgr_error *err)
 {

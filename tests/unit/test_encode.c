@@ -27,10 +27,7 @@ static _Alignas(8) uint8_t body[PGR_RECORD_MAX];
 
 static struct encoder *new_encoder(enum encode_method method, unsigned group, size_t cache)
 {
-	struct encode_options o = {.method = method,
-				   .group_pages = group,
-				   .cache_bytes = cache,
-				   .data_pages = PGR_BATCH_MAX};
+	struct encode_options o = {.method = method, .group_pages = group, .cache_bytes = cache};
 	struct pgr_error err = PGR_ERROR_NONE;
 	struct encoder *e;
 
@@ -61,7 +58,6 @@ static size_t encode(struct encoder *e, const uint64_t *pfn, uint8_t *const *pag
 	body[most] = 0xa5;
 	CHECK_MSG(encoder_pages(e, 7, pfn, page, type, nr, first, crc, body, &made, &err) == 0,
 		  "%s", err.text);
-	CHECK_EQ(made.nr, nr);
 	CHECK(made.length <= most);
 	CHECK_EQ(body[most], 0xa5);
 	CHECK_EQ(made.crc, stream_crc(0, body, made.length));
@@ -136,14 +132,12 @@ static void options_are_checked(void)
 {
 	struct encode_options bad_group = {.group_pages = PGR_BATCH_MAX + 1};
 	struct encode_options bad_method = {.method = (enum encode_method)9};
-	struct encode_options bad_record = {.data_pages = PGR_BATCH_MAX + 1};
 	struct pgr_error err = PGR_ERROR_NONE;
 	struct encoder *e;
 
 	CHECK_EQ(encoder_create(&bad_group, &e, &err), -EINVAL);
 	CHECK_HAS(err.text, "257");
 	CHECK_EQ(encoder_create(&bad_method, &e, &err), -EINVAL);
-	CHECK_EQ(encoder_create(&bad_record, &e, &err), -EINVAL);
 }
 
 /*
@@ -498,44 +492,6 @@ static void alternating_groups_follow(void)
 		decoder_free(d);
 		encoder_free(e);
 	}
-}
-
-/* A record is full with so many pages that hold data; zero pages do not count, and none is left out. */
-static void records_end_when_they_are_full(void)
-{
-	struct encode_options o = {.method = ENCODE_LZ4, .data_pages = 10};
-	struct pgr_error err = PGR_ERROR_NONE;
-	struct decoder *d = new_decoder();
-	uint8_t *page[PGR_BATCH_MAX], type[PGR_BATCH_MAX] = {0};
-	uint64_t seed = unit_seed(), pfn[PGR_BATCH_MAX];
-	uint32_t crc[PGR_BATCH_MAX];
-	unsigned records = 0, at = 0;
-	struct encoder *e;
-
-	CHECK_EQ(encoder_create(&o, &e, &err), 0);
-	CHECK(encoder_room(e, PGR_BATCH_MAX) < 12 * PAGE);
-	memset(target, 0xee, sizeof(target));
-	for (unsigned i = 0; i < PGR_BATCH_MAX; i++) {
-		pfn[i] = i;
-		page[i] = source[i];
-		fill(&seed, source[i], i % 4 ? 0 : 1);
-	}
-	for (; at < PGR_BATCH_MAX; records++) {
-		struct encoded made;
-
-		CHECK_EQ(encoder_pages(e, 7, pfn + at, page + at, type, PGR_BATCH_MAX - at, true,
-				       crc, body, &made, &err),
-			 0);
-		CHECK(made.nr > 0 && made.nr <= PGR_BATCH_MAX - at);
-		CHECK(made.length <= encoder_room(e, made.nr));
-		decode(d, made.length, crc, false);
-		at += made.nr;
-	}
-	/* 64 pages with data. */
-	CHECK_EQ(records, 7);
-	CHECK_MEM(target, source, PGR_BATCH_MAX * PAGE);
-	decoder_free(d);
-	encoder_free(e);
 }
 
 /* At each place that a record's data may have beside what is copied. */
@@ -962,10 +918,10 @@ UNIT_MAIN(TEST(zero_crc_is_right), TEST(zero_test_sees_every_bit), TEST(options_
 	  TEST(no_delta_after_forgetting), TEST(no_delta_across_other_kinds),
 	  TEST(working_set_stays_in_a_small_cache), TEST(evictions_never_lie),
 	  TEST(changing_pages_stay_consistent), TEST(random_memory_stays_raw_and_uncopied),
-	  TEST(alternating_groups_follow), TEST(records_end_when_they_are_full),
-	  TEST(pages_are_copied_from_and_to_any_place), TEST(batch_sizes_are_checked),
-	  TEST(every_allocation_may_fail), TEST(allocation_failure_while_encoding),
-	  TEST(good_bodies_are_taken), TEST(bad_page_words_are_refused),
-	  TEST(bad_groups_are_refused), TEST(wrong_sizes_do_not_decompress),
-	  TEST(zstd_frames_are_plain), TEST(damaged_bodies_are_survived), TEST(verify_compares),
+	  TEST(alternating_groups_follow), TEST(pages_are_copied_from_and_to_any_place),
+	  TEST(batch_sizes_are_checked), TEST(every_allocation_may_fail),
+	  TEST(allocation_failure_while_encoding), TEST(good_bodies_are_taken),
+	  TEST(bad_page_words_are_refused), TEST(bad_groups_are_refused),
+	  TEST(wrong_sizes_do_not_decompress), TEST(zstd_frames_are_plain),
+	  TEST(damaged_bodies_are_survived), TEST(verify_compares),
 	  TEST(known_zero_pages_are_not_written))
