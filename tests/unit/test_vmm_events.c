@@ -602,6 +602,13 @@ static void fifo_keeps_order_and_priority(void)
 	c = ipi(0);
 	urgent.port = c;
 	CHECK_EQ(call(EVTCHNOP_set_priority, &urgent), 0);
+	/* Masked: pending, and nothing else. */
+	*word(b) = 1u << EVTCHN_FIFO_MASKED;
+	CHECK_EQ(call_port(EVTCHNOP_send, b), 0);
+	CHECK_EQ(*word(b), 1u << EVTCHN_FIFO_MASKED | 1u << EVTCHN_FIFO_PENDING);
+	CHECK_EQ(block(0)->ready, 0);
+	CHECK_EQ(vcpus[1][0].info->evtchn_upcall_pending, 0);
+	*word(b) = 0;
 	CHECK_EQ(call_port(EVTCHNOP_send, b), 0);
 	CHECK_EQ(block(0)->head[EVTCHN_FIFO_PRIORITY_DEFAULT], b);
 	CHECK_EQ(block(0)->ready, 1u << EVTCHN_FIFO_PRIORITY_DEFAULT);

@@ -381,6 +381,10 @@ static void wakes_at_once(void)
 		CHECK(runs_on(0) == hog);
 		pass(13);
 		CHECK(runs_on(0) == hog);
+		/* Not because the other one has used up what it had. */
+		hog->credit = waits->credit = ACCOUNT_NS;
+		queues[0].charged = now;
+		queues[0].slice_end = now + SCHED_SLICE_NS;
 		vcpu_unblock(waits);
 		settle_down();
 		CHECK(runs_on(0) == waits);

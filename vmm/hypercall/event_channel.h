@@ -5,9 +5,12 @@
 
 #include "vmm/domain/domain.h"
 
-int events_create(struct domain *d);   /* -ENOMEM */
-void events_destroy(struct domain *d); /* closes all, none can be opened again; the domain is dying */
-void events_free(struct domain *d);    /* with the domain itself: nobody can send to it any more, its timers are killed */
+int events_create(struct domain *d); /* -ENOMEM */
+void events_destroy(
+	struct domain *d); /* closes all, none can be opened again; the domain is dying */
+void events_free(
+	struct domain *
+		d); /* with the domain itself: nobody can send to it any more, its timers are killed */
 
 /* A virtual interrupt: VIRQ_TIMER and the like for a vCPU, global ones for the domain that has bound them. */
 void send_vcpu_virq(struct vcpu *v, unsigned virq);

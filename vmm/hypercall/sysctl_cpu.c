@@ -44,11 +44,12 @@ static struct topology topology(void)
 	return t;
 }
 
+/* The CPUs that have these bits as the first one has, itself included. */
 static unsigned sharing(unsigned shift)
 {
-	unsigned n = 0;
+	unsigned n = 1;
 
-	for (unsigned cpu = 0; cpu < nr_cpus; cpu++)
+	for (unsigned cpu = 1; cpu < nr_cpus; cpu++)
 		n += pcpus[cpu].apic_id >> shift == pcpus[0].apic_id >> shift;
 	return n;
 }
