@@ -27,7 +27,7 @@ static long shutdown(arg_t arg)
 	return 0;
 }
 
-/* It is reported when the domain shuts down for good; domain_shutdown keeps the first reason that it is given. */
+/* What tools are told; a shutdown with another reason replaces it. */
 static long shutdown_code(arg_t arg)
 {
 	struct sched_shutdown op;
