@@ -7,7 +7,7 @@
  * refused.
  */
 #define VMM_HOSTED
-#include "vmm/emul/decode.c"
+#include "vmm/emul/decode.c" /* NOLINT(bugprone-suspicious-include) */
 
 #include <stdlib.h>
 #include <string.h>

@@ -4,7 +4,7 @@
  * random bytes are held to are those of tests/fuzz/fuzz_vmm_decode.c.
  */
 #define VMM_HOSTED
-#include "vmm/emul/decode.c"
+#include "vmm/emul/decode.c" /* NOLINT(bugprone-suspicious-include) */
 
 #include "tests/unit/unit.h"
 

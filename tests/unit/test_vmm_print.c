@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* The log: formats against the C library's, what reaches the console, what the ring keeps. */
 #define VMM_HOSTED
-#include "vmm/lib/print.c"
+#include "vmm/lib/print.c" /* NOLINT(bugprone-suspicious-include) */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,7 +61,7 @@ static void formats_numbers(void)
 	SAME("[%8x] [%-8x] [%08x] [%016lx]", 0x12u, 0x34u, 0x56u, 0x789ul);
 	SAME("[%6d] [%-6d] [%06d] [%1d]", -42, -42, -42, 12345);
 	SAME("[%*d] [%3u%%]", 7, 3, 50u);
-	SAME("%hhx %hx %hd", 0x1ff, 0x12345, 0x1ffff);
+	SAME("%hhx %hx %hd", (unsigned char)0xff, (unsigned short)0x2345, (short)-1);
 	SAME("%p", (void *)(uintptr_t)0x1000);
 }
 

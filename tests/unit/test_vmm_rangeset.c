@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* Sets of ranges against a bitmap, and at the ends of the numbers. */
 #define VMM_HOSTED
-#include "vmm/lib/rangeset.c"
+#include "vmm/lib/rangeset.c" /* NOLINT(bugprone-suspicious-include) */
 
 #include "tests/unit/unit.h"
 

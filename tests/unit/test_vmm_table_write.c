@@ -2,8 +2,8 @@
 /* Writes to page tables: each operation against the processor's own, flags and all; which entry is changed and what of it; what is refused. */
 #define VMM_HOSTED
 #define __XEN_TOOLS__ 1
-#include "vmm/emul/decode.c"
-#include "vmm/emul/table_write.c"
+#include "vmm/emul/decode.c"	  /* NOLINT(bugprone-suspicious-include) */
+#include "vmm/emul/table_write.c" /* NOLINT(bugprone-suspicious-include) */
 
 #include <stdlib.h>
 
