@@ -62,12 +62,21 @@ void frame_put_both(struct frame *f)
 	refs--;
 }
 
-int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
-	      struct domain *subject)
+/* The processor sets the dirty bit at the moment of the first try. */
+static bool dirty_once;
+
+int pt_compare_exchange(struct frame *f, unsigned level, unsigned index, uint64_t old,
+			uint64_t value)
 {
-	CHECK(f == &frames[TABLE] && subject == &owner && !preserve_ad);
+	CHECK(f == &frames[TABLE]);
 	CHECK(typed == 1 && refs == 1);
 	level_seen = level;
+	if (dirty_once) {
+		dirty_once = false;
+		memory[TABLE][index] |= PTE_D;
+	}
+	if (memory[TABLE][index] != old)
+		return -EAGAIN;
 	updates++;
 	if (!update_rc)
 		memory[TABLE][index] = value;
@@ -304,6 +313,21 @@ static void hands_on_what_the_update_says(void)
 	CHECK_EQ(memory[TABLE][0], 0);
 }
 
+/* Taking an entry away must not lose that its page was written to. */
+static void a_dirty_bit_that_comes_meanwhile_is_seen(void)
+{
+	struct insn i = {.kind = INSN_XCHG, .size = 8, .address = TABLE_VA, .reg = 1};
+	struct operation op;
+
+	fresh();
+	memory[TABLE][0] = PTE_P | PTE_RW;
+	dirty_once = true;
+	CHECK_EQ(apply(&owner, &i, 0, 0, &op), 0);
+	CHECK_EQ(op.before, PTE_P | PTE_RW | PTE_D);
+	CHECK_EQ(memory[TABLE][0], 0);
+	CHECK(typed == 0 && refs == 0);
+}
+
 static void strings_go_on_element_by_element(void)
 {
 	struct cpu_user_regs regs = {.rcx = 2, .rdi = TABLE_VA, .rsi = 0x5000, .rip = 100};
@@ -322,4 +346,4 @@ static void strings_go_on_element_by_element(void)
 
 UNIT_MAIN(TEST(does_what_the_processor_does), TEST(parts_of_an_entry), TEST(levels_are_the_types),
 	  TEST(refuses_what_is_no_table), TEST(hands_on_what_the_update_says),
-	  TEST(strings_go_on_element_by_element))
+	  TEST(a_dirty_bit_that_comes_meanwhile_is_seen), TEST(strings_go_on_element_by_element))

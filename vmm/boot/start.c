@@ -37,8 +37,7 @@ void start(uint32_t magic, uint32_t info)
 	/* head.S has mapped the first 4 GiB there. */
 	direct_base = (char *)DIRECT_BASE;
 	rc = multiboot_parse(magic, info);
-	if (!rc)
-		options_parse(boot_info.command_line);
+	options_parse(rc ? "" : boot_info.command_line);
 	start_console();
 	log_info("Pagurus %s, loaded by %s", PAGURUS_VERSION, boot_info.loader);
 	log_info("command line: %s", boot_info.command_line);

@@ -67,7 +67,6 @@ static void save(struct vcpu *v)
 	v->regs = *guest_frame();
 	save_selectors(&v->regs);
 	save_segment_bases(v);
-	__asm__ volatile("clts");
 	fpu_save(v);
 }
 
@@ -82,12 +81,12 @@ static void load(struct vcpu *v)
 	desc_load(v);
 	load_segments(v);
 	load_debug_registers(v);
-	__asm__ volatile("clts");
 	fpu_restore(v);
 	if (v->ts)
 		write_cr0(read_cr0() | CR0_TS);
 	*guest_frame() = v->regs;
 	vcpu_time_update(v);
+	vcpu_runstate_update(v);
 }
 
 /* No guest's tables: they may go away while this CPU idles. */

@@ -17,6 +17,7 @@
 #include "vmm/cpu/desc.h"
 #include "vmm/cpu/policy.h"
 #include "vmm/cpu/regs.h"
+#include "vmm/domain/vcpu_time.h"
 #include "vmm/emul/emul.h"
 #include "vmm/hypercall/event_channel.h"
 #include "vmm/hypercall/table.h"
@@ -158,6 +159,8 @@ void toggle_guest_mode(struct vcpu *v)
 	__asm__ volatile("swapgs" ::: "memory");
 	v->kernel_mode = !v->kernel_mode;
 	load_guest_cr3(v);
+	if (unlikely(v->areas_stale) && v->kernel_mode)
+		vcpu_areas_update(v);
 }
 
 /* Push the frame and aim at the entry point. False: the guest's stack cannot take it. */
@@ -409,7 +412,7 @@ static void interrupt(struct cpu_user_regs *regs, unsigned vector)
 		break;
 	case VECTOR_ERROR:
 		apic_eoi();
-		log_warning("CPU %u: local APIC error", this_cpu()->id);
+		apic_error_handler();
 		break;
 	case VECTOR_SPURIOUS:
 		break;

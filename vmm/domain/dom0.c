@@ -27,6 +27,7 @@
 #include "vmm/mm/map.h"
 #include "vmm/mm/page_type.h"
 #include "vmm/platform/irq.h"
+#include "vmm/platform/serial.h"
 
 #define MIB	      (1ull << 20)
 #define MIN_ROOM      (512ull << 10)
@@ -369,12 +370,14 @@ static void give_rights(struct domain *d)
 {
 	static const struct {
 		uint16_t first, last;
-	} kept[] = {{0x20, 0x21}, {0xa0, 0xa1}, {0x40, 0x43}, {0x61, 0x61}, {0x3f8, 0x3ff}};
+	} kept[] = {{0x20, 0x21}, {0xa0, 0xa1}, {0x40, 0x43}, {0x61, 0x61}};
 	uint64_t frames = 1ull << (cpu_features.phys_bits - PAGE_SHIFT);
 
 	rangeset_add(&d->io_ports, 0, 0xffff);
 	for (unsigned i = 0; i < ARRAY_SIZE(kept); i++)
 		rangeset_remove(&d->io_ports, kept[i].first, kept[i].last);
+	if (serial_base())
+		rangeset_remove(&d->io_ports, serial_base(), serial_base() + SERIAL_PORTS - 1);
 	rangeset_add(&d->io_frames, 0, frames - 1);
 	/* Interrupt controllers are ours, and where messages to processors go. */
 	rangeset_remove(&d->io_frames, 0xfee00000 >> PAGE_SHIFT, 0xfeefffff >> PAGE_SHIFT);

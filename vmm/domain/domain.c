@@ -8,6 +8,7 @@
 
 #include "vmm/cpu/policy.h"
 #include "vmm/cpu/traps.h"
+#include "vmm/domain/vcpu_time.h"
 #include "vmm/hypercall/event_channel.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/print.h"
@@ -85,6 +86,7 @@ int domain_create(domid_t id, bool privileged, struct domain **out)
 	rc = events_create(d);
 	if (rc)
 		goto fail;
+	domain_update_wallclock(d);
 	insert(d);
 	*out = d;
 	return 0;
@@ -184,7 +186,6 @@ void domain_shutdown(struct domain *d, uint8_t reason)
 	if (!d->shut_down) {
 		d->shut_down = true;
 		d->shutdown_code = reason;
-		__atomic_fetch_add(&d->pause_count, 1, __ATOMIC_SEQ_CST);
 	}
 	spin_unlock(&d->lock);
 	each_vcpu(d, vcpu_sleep);

@@ -3,8 +3,8 @@
  * A guest's kernel writes to one of its page tables, which it can map read-only at most: the write faults, and becomes an update of that entry
  * with all the checks that mmu_update makes.
  *
- * The operation is applied under the page lock to the entry as it is then, so guests' operations are atomic to each other. A bit A or D that the
- * processor sets in the same moment is lost, which pt_update() would have to tell.
+ * The operation is applied under the page lock to the entry as it is then, so guests' operations are atomic to each other; when the processor sets bit A
+ * or D in that moment, it is applied again, to the entry with that bit.
  */
 #include "vmm/cpu/regs.h"
 #include "vmm/domain/domain.h"
@@ -200,11 +200,14 @@ static int apply(struct domain *d, const struct insn *i, uint64_t source, uint64
 
 	if (!f)
 		return -EINVAL;
-	old = READ_ONCE(((uint64_t *)mfn_to_ptr(frame_mfn(f)))[index]);
-	*op = (struct operation){.before = (old & mask) >> shift};
-	rc = operate(i, source, accumulator, op);
-	if (!rc && op->after != op->before)
-		rc = pt_update(f, level, index, (old & ~mask) | op->after << shift, false, d);
+	do {
+		old = READ_ONCE(((uint64_t *)mfn_to_ptr(frame_mfn(f)))[index]);
+		*op = (struct operation){.before = (old & mask) >> shift};
+		rc = operate(i, source, accumulator, op);
+		if (!rc && op->after != op->before)
+			rc = pt_compare_exchange(f, level, index, old,
+						 (old & ~mask) | op->after << shift);
+	} while (rc == -EAGAIN);
 	frame_put_both(f);
 	return rc;
 }

@@ -7,7 +7,9 @@
  *   domain_list  the list of domains
  *   domain       a domain's life-cycle
  *   page         a domain's page tables (two domains': lower domid first)
+ *   binding      an event channel's ends; global, interrupts on
  *   event        a domain's event channels (two domains': lower domid first)
+ *   fifo         a domain's event queues
  *   irq          a pirq's binding
  *   sched        a CPU's run queue (two CPUs': lower number first)
  *   timer        a CPU's timers

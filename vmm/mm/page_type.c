@@ -484,46 +484,69 @@ void page_unlock(struct domain *d)
 
 /* ---- entries of tables in use ---- */
 
-/* Exchange an entry that the processor may set A and D bits in. Returns what was there. */
-static uint64_t exchange(uint64_t *entry, uint64_t old, uint64_t value, bool preserve_ad)
+/* How an entry is replaced whose A and D bits the processor may set at the same moment. */
+enum exchange { TAKE_ANY, KEEP_AD, EXACTLY };
+
+/* Replace the entry; *old is what it is believed to be, and gets what it was. False: EXACTLY, and it was something else. */
+static bool exchange(uint64_t *entry, uint64_t *old, uint64_t value, enum exchange how)
 {
-	uint64_t ad = PTE_A | PTE_D;
+	const uint64_t ad = PTE_A | PTE_D;
 
 	for (;;) {
-		uint64_t fresh = preserve_ad ? value | (old & ad) : value;
+		uint64_t fresh = how == KEEP_AD ? value | (*old & ad) : value;
 
-		if (__atomic_compare_exchange_n(entry, &old, fresh, false, __ATOMIC_SEQ_CST,
+		if (__atomic_compare_exchange_n(entry, old, fresh, false, __ATOMIC_SEQ_CST,
 						__ATOMIC_RELAXED))
-			return old;
+			return true;
+		if (how == EXACTLY)
+			return false;
 	}
 }
 
-int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
-	      struct domain *subject)
+static int update(struct frame *f, unsigned level, unsigned index, uint64_t old, uint64_t value,
+		  enum exchange how, struct domain *subject)
 {
 	uint64_t *entry = (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
-	uint64_t old = READ_ONCE(*entry), held = PTE_ADDR | PTE_P | (level == 1 ? PTE_RW : 0);
+	uint64_t held = PTE_ADDR | PTE_P | (level == 1 ? PTE_RW : 0);
 	int rc;
 
 	if (is_hypervisor_slot(level, index))
 		return -EINVAL;
 	if (level > 1 && (value & PTE_P) && (value & LEVEL_FLAGS_FORBIDDEN))
 		return -EINVAL;
+	if (how == KEEP_AD && !(old & PTE_P))
+		how = TAKE_ANY;
 	/* What is held does not change: other rights only. */
-	if (!((old ^ value) & held) && (old & PTE_P)) {
-		exchange(entry, old, adjusted(value, level), preserve_ad);
-		return 0;
-	}
+	if (!((old ^ value) & held) && (old & PTE_P))
+		return exchange(entry, &old, adjusted(value, level), how) ? 0 : -EAGAIN;
 	rc = level == 1 ? hold_l1e(value, f->owner, subject) : hold_table(value, level, f->owner);
 	if (rc)
 		return rc;
-	old = exchange(entry, old, adjusted(value, level), preserve_ad && (old & PTE_P));
-	if (level == 1) {
-		drop_l1e(old);
-	} else if (old & PTE_P) {
-		frame_put_both(mfn_frame(pte_mfn(old)));
+	/* Of the two, the one that does not stand in the table gives up what it held. */
+	if (!exchange(entry, &old, adjusted(value, level), how)) {
+		rc = -EAGAIN;
+		old = value;
 	}
-	return 0;
+	if (level == 1)
+		drop_l1e(old);
+	else if (old & PTE_P)
+		frame_put_both(mfn_frame(pte_mfn(old)));
+	return rc;
+}
+
+int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
+	      struct domain *subject)
+{
+	const uint64_t *entry = (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
+
+	return update(f, level, index, READ_ONCE(*entry), value, preserve_ad ? KEEP_AD : TAKE_ANY,
+		      subject);
+}
+
+int pt_compare_exchange(struct frame *f, unsigned level, unsigned index, uint64_t old,
+			uint64_t value)
+{
+	return update(f, level, index, old, value, EXACTLY, f->owner);
 }
 
 int frame_pin(struct frame *f, enum page_type type)

@@ -85,6 +85,10 @@ void page_unlock(struct domain *d);
 int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
 	      struct domain *subject);
 
+/* The same for the owner's own frames, if the entry is `old`; -EAGAIN: it is not, because the processor has set a bit in it. */
+int pt_compare_exchange(struct frame *f, unsigned level, unsigned index, uint64_t old,
+			uint64_t value);
+
 /* Pin (type L1..L4) and unpin. 0, -EINVAL, -ERESTART. */
 int frame_pin(struct frame *f, enum page_type type);
 int frame_unpin(struct frame *f);
