@@ -3,11 +3,11 @@
  * How fast pages become PAGES bodies and pages again, by content, on one thread, beside what this
  * processor can do at all.
  *
- *	bench_encode [--mib N] [--groups] [--json]
+ *	bench_encode [--mib N] [--groups] [--levels] [--json]
  *
  * Prints GB/s (10^9 bytes of guest memory a second of processor time, so that a busy machine
  * disturbs little) of the best of several passes over N MiB (default 64); --groups adds a table of
- * group sizes. Limits of the same run, on the same contents: copying (pages into a 1 MiB buffer),
+ * LZ4's group sizes, --levels one of zstd's levels. Limits of the same run, on the same contents: copying (pages into a 1 MiB buffer),
  * CRC-32, LZ4 in 64 KiB blocks.
  */
 #include <isa-l/crc.h>
@@ -312,10 +312,11 @@ static void touch(void)
 	}
 }
 
-static struct result measure(enum encode_method method, unsigned group, bool delta)
+static struct result measure(enum encode_method method, unsigned group, int level, bool delta)
 {
 	struct encode_options o = {.method = method,
 				   .group_pages = group,
+				   .level = level,
 				   .cache_bytes = delta ? nr_pages * (PAGE + 64) : 0};
 	struct pgr_error err = PGR_ERROR_NONE;
 	struct encode_stats before, after;
@@ -379,14 +380,28 @@ static void groups(void)
 			char name[32];
 
 			snprintf(name, sizeof(name), "lz4/%u", sizes[i]);
-			row(content_names[c], name, measure(ENCODE_LZ4, sizes[i], false), false);
+			row(content_names[c], name, measure(ENCODE_LZ4, sizes[i], 0, false), false);
+		}
+	}
+}
+
+static void levels(void)
+{
+	printf("\n%-8s %-12s %9s %9s %9s\n", "content", "level", "in GB/s", "out GB/s", "ratio");
+	for (enum content c = TEXT; c < NR_CONTENTS; c++) {
+		fill(c);
+		for (int level = 1; level <= 3; level++) {
+			char name[32];
+
+			snprintf(name, sizeof(name), "zstd/%d", level);
+			row(content_names[c], name, measure(ENCODE_ZSTD, 0, level, false), false);
 		}
 	}
 }
 
 int main(int argc, char **argv)
 {
-	bool json = false, sweep = false;
+	bool json = false, sweep = false, by_level = false;
 	unsigned long mib = 64;
 
 	for (int i = 1; i < argc; i++) {
@@ -394,10 +409,12 @@ int main(int argc, char **argv)
 			json = true;
 		else if (strcmp(argv[i], "--groups") == 0)
 			sweep = true;
+		else if (strcmp(argv[i], "--levels") == 0)
+			by_level = true;
 		else if (strcmp(argv[i], "--mib") == 0 && i + 1 < argc)
 			mib = strtoul(argv[++i], NULL, 10);
 		else
-			die("usage: bench_encode [--mib N] [--groups] [--json]");
+			die("usage: bench_encode [--mib N] [--groups] [--levels] [--json]");
 	}
 	if (mib < 1 || mib > 1024)
 		die("--mib takes 1 .. 1024");
@@ -414,14 +431,16 @@ int main(int argc, char **argv)
 	for (enum content c = ZERO; c < NR_CONTENTS; c++) {
 		fill(c);
 		limits(content_names[c], json);
-		row(content_names[c], "none", measure(ENCODE_NONE, 0, false), json);
-		row(content_names[c], "lz4", measure(ENCODE_LZ4, 0, false), json);
-		row(content_names[c], "zstd", measure(ENCODE_ZSTD, 0, false), json);
+		row(content_names[c], "none", measure(ENCODE_NONE, 0, 0, false), json);
+		row(content_names[c], "lz4", measure(ENCODE_LZ4, 0, 0, false), json);
+		row(content_names[c], "zstd", measure(ENCODE_ZSTD, 0, 0, false), json);
 		if (c == TEXT || c == RANDOM)
-			row(content_names[c], "lz4+delta", measure(ENCODE_LZ4, 0, true), json);
+			row(content_names[c], "lz4+delta", measure(ENCODE_LZ4, 0, 0, true), json);
 	}
 	if (sweep)
 		groups();
+	if (by_level)
+		levels();
 	free(memory);
 	free(there);
 	return 0;
