@@ -75,6 +75,7 @@ int vcpu_set_context(struct vcpu *v, const struct vcpu_guest_context *c)
 		return rc;
 	v->regs = c->user_regs;
 	v->regs.rflags = (v->regs.rflags & ~(uint64_t)(EFLAGS_IOPL | EFLAGS_VM)) | EFLAGS_IF | 2;
+	v->iopl = (unsigned)(c->user_regs.rflags & EFLAGS_IOPL) >> 12;
 	v->regs.cs |= 3;
 	v->regs.ss |= 3;
 	v->regs.entry_vector = 0;
@@ -118,6 +119,7 @@ void vcpu_get_context(struct vcpu *v, struct vcpu_guest_context *c)
 		   (v->down ? 0 : VGCF_online);
 	c->user_regs = v->regs;
 	c->user_regs.error_code = c->user_regs.entry_vector = 0;
+	c->user_regs.rflags |= (uint64_t)v->iopl << 12;
 	if (v->kernel_mode)
 		c->user_regs.cs &= (uint16_t)~3u;
 	for (unsigned i = 0; i < ARRAY_SIZE(v->trap); i++)
