@@ -66,7 +66,7 @@ FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC))
 .PHONY: setup-build setup-lint setup-lab
 .SECONDARY:
 
-all: $(LIB) $(XEN_LIB) $(TOOL)
+all: $(LIB) $(XEN_LIB) $(TOOL) vmm
 
 help:
 	@echo 'Targets (each installs the Debian packages that it lacks, which needs root; SETUP=no: it does not):'

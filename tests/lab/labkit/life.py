@@ -26,8 +26,6 @@ def _power_on(place, hosts, options, fresh):
 
 def up(place, args):
     """Makes and boots the hosts; whatever goes wrong, nothing is left running."""
-    if args.hypervisor == "pagurus":
-        raise LabError("the pagurus hypervisor is not built yet: use --hypervisor xen", 2)
     if not 1 <= args.hosts <= len(HOST_NAMES):
         raise LabError(f"--hosts must be 1 to {len(HOST_NAMES)}", 2)
     if args.dom0_mem + 128 > args.mem:
@@ -43,6 +41,7 @@ def up(place, args):
             "hosts": names, "root": root.root_folder(), "kernel": args.kernel, "smp": args.smp, "mem": args.mem,
             "dom0_mem": args.dom0_mem, "machine": args.machine, "cpu": args.cpu, "xen_args": args.xen_args,
             "dom0_args": args.dom0_args, "qemu_args": args.qemu_args.split(), "hypervisor": args.hypervisor,
+            "image": project.hypervisor_image() if args.hypervisor == "pagurus" else None,
             "wait": args.wait, "limits": {},
         }
         guests_disk = guests.guests_disk(not args.no_guests)

@@ -2,10 +2,12 @@
 """Puts what `make install` installs into the hosts."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 
 from labkit import ssh
+from labkit.cache import cached, digest
 from labkit.errors import LabError, say
 from labkit.place import REPO
 
@@ -17,6 +19,18 @@ if [ -e /lib/systemd/system/pagurus.service ] || [ -e /usr/lib/systemd/system/pa
 	systemctl daemon-reload && systemctl -q enable pagurus.service &&
 	systemctl --no-block restart pagurus.service
 fi"""
+
+
+def hypervisor_image():
+    """The hypervisor as it was built last, under a name that stands for its contents: hosts that were saved belong to one image."""
+    built = os.path.join(REPO, "build", "vmm", "pagurus")
+    try:
+        with open(built, "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        raise LabError(f"{built} is not built yet: make vmm", 2) from None
+    place = cached("vmm", digest(content), lambda folder: shutil.copy(built, os.path.join(folder, "pagurus")))
+    return os.path.join(place, "pagurus")
 
 
 def _has_install():

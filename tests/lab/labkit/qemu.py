@@ -19,6 +19,7 @@ KILL_SECONDS = 30
 # switched eagerly: with Xen's lazy switching (the default on AMD) this emulator loses the upper half
 # of a guest's AVX registers, within a minute, and the guests' verifier fails.
 XEN_ARGS = "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=warning noreboot spec-ctrl=no,eager-fpu"
+PAGURUS_ARGS = "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=warning noreboot spec-ctrl=no"
 # The clock watchdog compares clocks that a busy machine reads at different times. What hangs does so for longer than these
 # two minutes and ten; a processor or a disk that somebody else uses does not.
 DOM0_ARGS = ("console=hvc0 mitigations=off tsc=nowatchdog watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120"
@@ -50,14 +51,15 @@ def command_line(place, host, options, memory=None, incoming=False):
     """
     root = options["root"]
     kernel = options["kernel"]
-    xen = f"{XEN_ARGS} dom0_mem={options['dom0_mem']}M,max:{options['dom0_mem']}M {options['xen_args']}".strip()
+    image = options.get("image")
+    xen = f"{PAGURUS_ARGS if image else XEN_ARGS} dom0_mem={options['dom0_mem']}M,max:{options['dom0_mem']}M {options['xen_args']}".strip()
     linux = f"{DOM0_ARGS} lab.host={host} {options['dom0_args']}".strip()
     manage, between = network.taps(host)
     words = [
         BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-name", f"{place.name}-{host}",
         "-machine", options["machine"], "-accel", "tcg,thread=multi", "-cpu", options["cpu"],
         "-smp", str(options["smp"]), "-m", str(options["mem"]),
-        "-kernel", f"{root}/xen", "-append", xen,
+        "-kernel", image or f"{root}/xen", "-append", xen,
         "-initrd", f"{root}/vmlinux-{kernel} {_comma(linux)},{root}/initrd-{kernel}",
         "-chardev", f"socket,id=console,path={place.host(host, 'console.sock')},server=on,wait=off,"
                     f"logfile={place.host(host, 'console.log')},logappend=on",
