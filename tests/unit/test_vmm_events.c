@@ -11,9 +11,9 @@ static struct vcpu *now_running;
 #undef current
 #define current now_running
 
-#include "vmm/hypercall/event_channel.c"
-#include "vmm/hypercall/event_fifo.c"
-#include "vmm/lib/rangeset.c"
+#include "vmm/hypercall/event_channel.c" /* NOLINT(bugprone-suspicious-include) */
+#include "vmm/hypercall/event_fifo.c"	 /* NOLINT(bugprone-suspicious-include) */
+#include "vmm/lib/rangeset.c"		 /* NOLINT(bugprone-suspicious-include) */
 
 #include <stdlib.h>
 

@@ -11,8 +11,8 @@
 #define this_cpu() (&pcpus[cpu_now])
 static unsigned cpu_now;
 
-#include "vmm/sched/timer.c"
-#include "vmm/sched/sched.c"
+#include "vmm/sched/timer.c" /* NOLINT(bugprone-suspicious-include) */
+#include "vmm/sched/sched.c" /* NOLINT(bugprone-suspicious-include) */
 
 #include <stdlib.h>
 

@@ -8,7 +8,7 @@
 #define this_cpu() (&pcpus[cpu_now])
 static unsigned cpu_now;
 
-#include "vmm/sched/timer.c"
+#include "vmm/sched/timer.c" /* NOLINT(bugprone-suspicious-include) */
 
 #include "tests/unit/unit.h"
 

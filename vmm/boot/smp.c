@@ -112,7 +112,7 @@ void smp_start(void)
 		return;
 	}
 	memcpy(maddr_to_ptr(TRAMPOLINE), ap_trampoline,
-	       (size_t)(ap_trampoline_end - ap_trampoline));
+	       (uint64_t)ap_trampoline_end - (uint64_t)ap_trampoline);
 	for (unsigned i = 0; i < acpi.nr_cpus && nr_cpus < most; i++) {
 		if (acpi.cpu[i].apic_id == pcpus[0].apic_id) {
 			pcpus[0].acpi_id = acpi.cpu[i].acpi_id;

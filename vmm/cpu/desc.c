@@ -142,8 +142,9 @@ void desc_init_cpu(void)
 
 	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
 	wrmsr(MSR_STAR, (uint64_t)SEL_RING3_32 << 48 | (uint64_t)SEL_HV_CODE << 32);
-	wrmsr(MSR_LSTAR, window(c->id, WINDOW_STUB) + (uint64_t)(syscall_stub - stub_page));
-	wrmsr(MSR_CSTAR, window(c->id, WINDOW_STUB) + (uint64_t)(sysenter_stub - stub_page));
+	wrmsr(MSR_LSTAR, window(c->id, WINDOW_STUB) + (uint64_t)syscall_stub - (uint64_t)stub_page);
+	wrmsr(MSR_CSTAR,
+	      window(c->id, WINDOW_STUB) + (uint64_t)sysenter_stub - (uint64_t)stub_page);
 	wrmsr(MSR_SYSCALL_MASK,
 	      EFLAGS_IF | EFLAGS_TF | EFLAGS_DF | EFLAGS_NT | EFLAGS_AC | EFLAGS_IOPL | EFLAGS_RF);
 	/* SYSENTER is not offered to guests; on a processor that has it in 64-bit mode it must not work by accident. */
@@ -169,9 +170,10 @@ void desc_load(const struct vcpu *v)
 	unsigned cpu = this_cpu()->id;
 
 	for (unsigned i = 0; i < GDT_PAGES; i++) {
-		bool has = v && !mfn_eq(v->gdt[i], MFN_NONE) && i * 512 < v->gdt_entries;
+		mfn_t page = v && i * 512 < v->gdt_entries ? v->gdt[i] : MFN_NONE;
+		bool has = !mfn_eq(page, MFN_NONE);
 
-		map_window(WINDOW_GDT + i * (unsigned)PAGE_SIZE, has ? v->gdt[i] : zero_page, has);
+		map_window(WINDOW_GDT + i * (unsigned)PAGE_SIZE, has ? page : zero_page, has);
 	}
 	if (ldt_used[cpu] || (v && v->ldt_entries)) {
 		load_ldt(v);

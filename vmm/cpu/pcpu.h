@@ -28,7 +28,7 @@ struct pcpu {
 	uint32_t apic_id;
 	uint32_t acpi_id;
 	bool online;
-	uint32_t pending; /* 1 << enum soft_event; set atomically by anyone */
+	uint32_t pending;  /* 1 << enum soft_event; set atomically by anyone */
 	struct vcpu *vcpu; /* that runs here: `current` */
 	struct vcpu *idle;
 	struct vcpu *

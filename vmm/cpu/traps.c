@@ -145,9 +145,11 @@ void panic_stop(void)
 
 uint64_t fixup_find(uint64_t rip)
 {
-	for (const uint64_t *e = fixup_start; e < fixup_end; e += 2)
-		if (e[0] == rip)
-			return e[1];
+	uint64_t n = ((uint64_t)fixup_end - (uint64_t)fixup_start) / sizeof(uint64_t);
+
+	for (uint64_t i = 0; i < n; i += 2)
+		if (fixup_start[i] == rip)
+			return fixup_start[i + 1];
 	return 0;
 }
 

@@ -37,6 +37,7 @@ enum page_type {
 #define TYPE_BUSY	    (1ull << 39) /* becoming this type: whoever wants the same waits a moment */
 #define TYPE_PENDING	    (1ull << 38)
 #define TYPE_PROGRESS_SHIFT 40
+#define TYPE_PROGRESS_ONE   (1ull << TYPE_PROGRESS_SHIFT)
 #define TYPE_PROGRESS_MASK  (0x3ffull << TYPE_PROGRESS_SHIFT)
 
 /* The reference word: references of all kinds, and flags. */

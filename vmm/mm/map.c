@@ -201,11 +201,11 @@ static void map_image(void)
 	const uint64_t common = PTE_G;
 
 	map_pages((uint64_t)image_start, image_phys(image_start),
-		  (uint64_t)(text_end - image_start), common);
-	map_pages((uint64_t)text_end, image_phys(text_end), (uint64_t)(rodata_end - text_end),
-		  common | nx);
-	map_pages((uint64_t)rodata_end, image_phys(rodata_end), (uint64_t)(image_end - rodata_end),
-		  common | PTE_RW | nx);
+		  (uint64_t)text_end - (uint64_t)image_start, common);
+	map_pages((uint64_t)text_end, image_phys(text_end),
+		  (uint64_t)rodata_end - (uint64_t)text_end, common | nx);
+	map_pages((uint64_t)rodata_end, image_phys(rodata_end),
+		  (uint64_t)image_end - (uint64_t)rodata_end, common | PTE_RW | nx);
 }
 
 void map_init(void)

@@ -175,8 +175,7 @@ static void set_partial(struct frame *f, enum page_type type, unsigned progress,
 	if (!(word & TYPE_PARTIAL))
 		frame_get_again(f);
 	WRITE_ONCE(f->type, (uint64_t)type << TYPE_SHIFT | TYPE_PARTIAL |
-				    (uint64_t)progress << TYPE_PROGRESS_SHIFT |
-				    (pending ? TYPE_PENDING : 0));
+				    progress * TYPE_PROGRESS_ONE | (pending ? TYPE_PENDING : 0));
 }
 
 static void clear_partial(struct frame *f, uint64_t word)
