@@ -10,6 +10,7 @@
 #include "vmm/cpu/traps.h"
 #include "vmm/domain/dom0.h"
 #include "vmm/domain/domain.h"
+#include "vmm/hypercall/console.h"
 #include "vmm/lib/print.h"
 #include "vmm/lib/string.h"
 #include "vmm/mm/heap.h"
@@ -64,6 +65,7 @@ void start(uint32_t magic, uint32_t info)
 	smp_start();
 	dom0_build();
 	log_info("starting dom0; %llu MiB are free", (unsigned long long)(heap_free_frames() >> 8));
+	console_input_start();
 	domain_unpause(dom0);
 	enter_idle();
 }

@@ -15,8 +15,7 @@
 #include "vmm/mm/page_type.h"
 #include "vmm/mm/walk.h"
 
-#define IST_BYTES 8192ul
-enum { IST_NONE, IST_DOUBLE_FAULT, IST_NMI, IST_MACHINE_CHECK, NR_IST };
+enum { IST_NONE, IST_DOUBLE_FAULT, IST_NMI, IST_MACHINE_CHECK, IST_DEBUG, NR_IST };
 
 struct tss {
 	uint32_t reserved0;
@@ -65,6 +64,7 @@ static void make_idt(void)
 	}
 	idt[TRAP_DOUBLE_FAULT].ist = IST_DOUBLE_FAULT;
 	idt[TRAP_NMI].ist = IST_NMI;
+	idt[TRAP_DEBUG].ist = IST_DEBUG;
 	idt[TRAP_MACHINE_CHECK].ist = IST_MACHINE_CHECK;
 }
 
@@ -133,7 +133,9 @@ void desc_init_cpu(void)
 		char *stack = heap_alloc_pages(1);
 
 		BUG_ON(!stack);
-		t->ist[i - 1] = (uint64_t)stack + IST_BYTES;
+		/* entry.S finds the CPU's proper stack there. */
+		*(uint64_t *)(stack + IST_BYTES - 16) = t->rsp[0];
+		t->ist[i - 1] = (uint64_t)stack + IST_BYTES - 16;
 	}
 	t->iomap = sizeof(*t); /* none: every IN and OUT of a guest is a #GP */
 	map_window(WINDOW_GDT + GDT_PAGES * PAGE_SIZE, ptr_to_mfn(own_page[c->id]), true);

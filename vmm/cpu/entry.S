@@ -17,6 +17,7 @@
 #define R_rflags 144
 #define R_rsp	 152
 #define R_ss	 160
+#define FRAME_BYTES 168 /* up to ss */
 
 #define RFLAGS_SYSRET_CLEAR 0x10100 /* RF, TF: only IRET restores them as they should be */
 
@@ -85,6 +86,8 @@ trap_stubs:
 	movl $vector, 4(%rsp)
 	.if (vector == 2) || (vector == 8) || (vector == 18)
 	jmp ist_entry
+	.elseif vector == 1
+	jmp debug_entry
 	.else
 	jmp trap_entry
 	.endif
@@ -112,6 +115,35 @@ ist_entry:
 	SAVE
 	CLAC_IF_SMAP
 	mov %rsp, %rdi
+	call trap_on_own_stack
+	RESTORE
+	add $8, %rsp
+	iretq
+
+/*
+ * #DB: a guest can have one come due in the first instruction behind SYSCALL, where the stack is still the guest's (MOV SS holds it back until
+ * then). So it has a stack of its own, and when it comes from the guest as such its frame moves to where the others are. The last
+ * 16 bytes of the stack say where that is.
+ */
+debug_entry:
+	cld
+	SAVE
+	CLAC_IF_SMAP
+	testb $3, R_cs(%rsp)
+	jz 1f
+	mov %rsp, %rsi
+	mov %rsp, %rax
+	or $(IST_BYTES - 1), %rax
+	mov 1 - 16(%rax), %rdi
+	sub $FRAME_BYTES, %rdi
+	mov %rdi, %rdx
+	mov $(FRAME_BYTES / 8), %ecx
+	rep movsq
+	mov %rdx, %rsp
+	mov %rsp, %rdi
+	call trap_from_guest
+	jmp guest_exit
+1:	mov %rsp, %rdi
 	call trap_on_own_stack
 	RESTORE
 	add $8, %rsp

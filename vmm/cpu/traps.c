@@ -386,13 +386,18 @@ static void protection_fault(struct cpu_user_regs *regs)
 	deliver_trap(regs, TRAP_GP, regs->error_code);
 }
 
+static void reset_dr6(void)
+{
+	__asm__ volatile("mov %0, %%dr6" ::"r"(0xffff0ff0ull));
+}
+
 static void debug_fault(struct cpu_user_regs *regs)
 {
 	uint64_t dr6;
 
 	__asm__ volatile("mov %%dr6, %0" : "=r"(dr6));
 	current->debugreg[6] = (current->debugreg[6] & ~0xfull) | (dr6 & 0xf00f);
-	__asm__ volatile("mov %0, %%dr6" ::"r"(0xffff0ff0ull));
+	reset_dr6();
 	deliver_trap(regs, TRAP_DEBUG, 0);
 }
 
@@ -505,6 +510,10 @@ void trap_from_hypervisor(struct cpu_user_regs *regs)
 void trap_on_own_stack(struct cpu_user_regs *regs)
 {
 	switch (regs->entry_vector) {
+	case TRAP_DEBUG:
+		/* A guest's breakpoint that came due behind its SYSCALL: nobody's business. */
+		reset_dr6();
+		return;
 	case TRAP_NMI:
 		log_warning(
 			"NMI at %04x:%llx: a device or the firmware reports a fault; nothing is done about it",

@@ -5,6 +5,9 @@
 #include "vmm/lib/xen.h"
 
 #include "vmm/domain/domain.h"
+#include "vmm/hypercall/console.h"
+#include "vmm/hypercall/debug_key.h"
+#include "vmm/hypercall/event_channel.h"
 #include "vmm/hypercall/hypercall.h"
 #include "vmm/lib/print.h"
 #include "vmm/mm/access.h"
@@ -15,6 +18,11 @@
 #define CHUNK		       128u
 #define GUEST_BYTES_PER_SECOND 4096u
 #define SECOND		       1000000000ull
+/* A person types no faster; somebody who pastes fills the UART's buffer of 16 bytes in 1.4 ms, which flow control is for. */
+#define INPUT_EVERY_NS 20000000ull
+#define INPUT_BYTES    512u
+#define SWITCH_KEY     0x01
+#define SWITCH_COUNT   3u
 
 /* All guests together: the line is one, and it is dom0's. */
 static bool within_guests_budget(unsigned bytes)
@@ -81,6 +89,76 @@ static long console_write(unsigned count, guest_va_t buffer)
 	return 0;
 }
 
+/* ---- what is typed ---- */
+
+static struct {
+	spinlock_t lock;
+	char ring[INPUT_BYTES];
+	unsigned head, tail; /* head: where the next goes; equal: empty */
+	unsigned switches;   /* Ctrl-A in a row */
+	bool ours;	     /* keys are for the hypervisor */
+	struct timer timer;
+} input;
+
+/* Ctrl-A three times changes who gets what is typed, as with Xen. */
+static void type(char c)
+{
+	input.switches = c == SWITCH_KEY ? input.switches + 1 : 0;
+	if (input.switches == SWITCH_COUNT) {
+		input.switches = 0;
+		input.ours = !input.ours;
+		log_info("input goes to %s (three times Ctrl-A changes that)",
+			 input.ours ? "Pagurus; h lists the keys" : "dom0");
+		return;
+	}
+	if (input.ours) {
+		debug_key(c);
+		return;
+	}
+	spin_lock(&input.lock);
+	if ((input.head + 1) % INPUT_BYTES != input.tail) {
+		input.ring[input.head] = c;
+		input.head = (input.head + 1) % INPUT_BYTES;
+	}
+	spin_unlock(&input.lock);
+}
+
+static void look_for_input(void *unused)
+{
+	bool some = false;
+	int c;
+
+	(void)unused;
+	while ((c = serial_read()) >= 0) {
+		type((char)c);
+		some = true;
+	}
+	if (some)
+		send_global_virq(VIRQ_CONSOLE);
+	timer_set(&input.timer, time_now() + INPUT_EVERY_NS);
+}
+
+void console_input_start(void)
+{
+	if (!serial_present())
+		return;
+	timer_init(&input.timer, look_for_input, NULL, 0);
+	timer_set(&input.timer, time_now() + INPUT_EVERY_NS);
+}
+
+static int typed(void)
+{
+	int c = -1;
+
+	spin_lock(&input.lock);
+	if (input.tail != input.head) {
+		c = (uint8_t)input.ring[input.tail];
+		input.tail = (input.tail + 1) % INPUT_BYTES;
+	}
+	spin_unlock(&input.lock);
+	return c;
+}
+
 static long console_read(unsigned count, guest_va_t buffer)
 {
 	char text[CHUNK];
@@ -89,7 +167,7 @@ static long console_read(unsigned count, guest_va_t buffer)
 
 	if (!current->domain->privileged)
 		return -EPERM;
-	while (n < MIN(count, CHUNK) && (c = serial_read()) >= 0)
+	while (n < MIN(count, CHUNK) && (c = typed()) >= 0)
 		text[n++] = (char)c;
 	return copy_to_guest(buffer, text, n) ? -EFAULT : (long)n;
 }
