@@ -168,7 +168,7 @@ check: setup-build
 	@$(ALONE) tests/run check
 
 test: setup-build setup-lint setup-lab
-	@+$(AGAIN) all units benches fuzzers
+	@+$(AGAIN) all units benches fuzzers vmm-guests
 	@+$(AGAIN) SAN=1 all units
 	@$(ALONE) tests/run test
 
@@ -200,6 +200,7 @@ lab: setup-build setup-lab
 
 -include tools/install.mk
 -include vmm/vmm.mk
+-include tests/guests/guests.mk
 
 clean:
 	rm -rf build build-san

@@ -211,7 +211,8 @@ static bool has_error_code(unsigned vector)
 	       vector == TRAP_ALIGNMENT;
 }
 
-void deliver_trap(struct cpu_user_regs *regs, unsigned vector, uint32_t error_code)
+static void deliver(struct cpu_user_regs *regs, unsigned vector, bool has_error,
+		    uint32_t error_code)
 {
 	struct vcpu *v = current;
 	const struct trap_handler *h = &v->trap[vector];
@@ -223,10 +224,15 @@ void deliver_trap(struct cpu_user_regs *regs, unsigned vector, uint32_t error_co
 			     error_code);
 		return;
 	}
-	if (!push_frame(regs, h->address, has_error_code(vector), error_code, TI_GET_IF(h)))
+	if (!push_frame(regs, h->address, has_error, error_code, TI_GET_IF(h)))
 		domain_crash(v->domain, "%s, and its kernel stack cannot be written",
 			     vector < ARRAY_SIZE(trap_name) ? trap_name[vector]
 							    : "software interrupt");
+}
+
+void deliver_trap(struct cpu_user_regs *regs, unsigned vector, uint32_t error_code)
+{
+	deliver(regs, vector, has_error_code(vector), error_code);
 }
 
 void deliver_page_fault(struct cpu_user_regs *regs, uint64_t address, uint32_t error_code)
@@ -365,7 +371,8 @@ static void protection_fault(struct cpu_user_regs *regs)
 
 		if (h->address && TI_GET_DPL(h) >= level) {
 			regs->rip += 2;
-			deliver_trap(regs, vector, 0);
+			/* INT pushes no error code, whatever the vector. */
+			deliver(regs, vector, false, 0);
 		} else {
 			deliver_trap(regs, TRAP_GP, vector * 8u | ERROR_IDT);
 		}

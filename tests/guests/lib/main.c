@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+/* The guest's life: begin, run the parts, say their verdicts, shut down. */
+#include "tests/guests/lib/guest.h"
+
+#include <xen/sched.h>
+
+#include "tests/guests/lib/internal.h"
+#include "vmm/lib/print.h"
+
+#define LINE_MAX 400
+
+const struct start_info *start_info;
+struct shared_info *shared_info;
+
+static uint64_t part_place;
+static const char *verdict;
+static char reason[LINE_MAX];
+
+void guest_main(const struct start_info *info) __attribute__((noreturn));
+
+static void write_line(const char *text)
+{
+	hypercall3(__HYPERVISOR_console_io, CONSOLEIO_write, strlen(text), VA(text));
+}
+
+void say(const char *format, ...)
+{
+	char text[LINE_MAX];
+	va_list args;
+
+	va_start(args, format);
+	format_string_v(text, sizeof(text) - 1, format, args);
+	va_end(args);
+	memcpy(text + strlen(text), "\n", 2);
+	write_line(text);
+}
+
+#define DEFINE_VERDICT(name, word)                                     \
+	void name(const char *format, ...)                             \
+	{                                                              \
+		va_list args;                                          \
+                                                                       \
+		va_start(args, format);                                \
+		format_string_v(reason, sizeof(reason), format, args); \
+		va_end(args);                                          \
+		verdict = word;                                        \
+		land(part_place, 1);                                   \
+	}
+DEFINE_VERDICT(failure, "FAILURE")
+DEFINE_VERDICT(skip, "SKIP")
+DEFINE_VERDICT(error, "ERROR")
+
+uint64_t option(const char *name, uint64_t otherwise)
+{
+	const char *at = (const char *)start_info->cmd_line;
+	size_t length = strlen(name);
+	uint64_t n = 0;
+
+	while (at && (strncmp(at, name, length) != 0 || at[length] != '=')) {
+		at = strchr(at, ' ');
+		at = at ? at + 1 : NULL;
+	}
+	if (!at)
+		return otherwise;
+	for (at += length + 1; *at >= '0' && *at <= '9'; at++)
+		n = n * 10 + (uint64_t)(*at - '0');
+	return n;
+}
+
+void guest_shutdown(unsigned why)
+{
+	struct sched_shutdown op = {.reason = why};
+
+	hypercall2(__HYPERVISOR_sched_op, SCHEDOP_shutdown, VA(&op));
+	for (;;)
+		;
+}
+
+static void run(uint64_t which)
+{
+	parts[which].run();
+}
+
+void guest_main(const struct start_info *info)
+{
+	start_info = info;
+	paging_init();
+	traps_init();
+	for (unsigned i = 0; parts[i].name; i++) {
+		say("part %s", parts[i].name);
+		verdict = "SUCCESS";
+		reason[0] = '\0';
+		guarded(run, i, &part_place);
+		say("verdict %s %s%s%s", verdict, parts[i].name, reason[0] ? ": " : "", reason);
+	}
+	say("all parts done");
+	/* QEMU, told not to, ends. */
+	guest_shutdown(SHUTDOWN_reboot);
+}
