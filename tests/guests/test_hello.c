@@ -43,7 +43,7 @@ static void version(void)
 	CHECK_EQ("version", v, 4 << 16 | 17);
 	CHECK_EQ("extraversion",
 		 hypercall2(__HYPERVISOR_xen_version, XENVER_extraversion, VA(extra)), 0);
-	CHECK(extra[0] == '.', "extraversion %.16s", extra);
+	CHECK(extra[0] == '-', "extraversion %.16s", extra);
 	CHECK_EQ("reservation",
 		 hypercall2(__HYPERVISOR_memory_op, XENMEM_current_reservation,
 			    VA(&(domid_t){DOMID_SELF})),
