@@ -275,6 +275,11 @@ bool domain_drop_frame(struct domain *d, struct frame *f)
 
 	if (!frame_get(f, d))
 		return false;
+	/* Shared with it only. */
+	if (READ_ONCE(f->ref) & REF_HYPERVISOR) {
+		frame_put(f);
+		return false;
+	}
 	ref = __atomic_fetch_and(&f->ref, ~REF_ALLOCATED, __ATOMIC_SEQ_CST);
 	if (ref & REF_ALLOCATED)
 		frame_put(f);
