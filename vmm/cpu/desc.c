@@ -193,7 +193,7 @@ bool desc_ldt_fault(struct vcpu *v, uint64_t offset)
 	int rc;
 
 	if (offset >= v->ldt_entries * 8ull || !mfn_eq(v->ldt[i], MFN_NONE) ||
-	    guest_walk(v->ldt_base + offset, &pte, &table) || !(pte & PTE_P) ||
+	    guest_walk_kernel(v->ldt_base + offset, &pte, &table) || !(pte & PTE_P) ||
 	    !mfn_valid(pte_mfn(pte)))
 		return false;
 	f = mfn_frame(pte_mfn(pte));

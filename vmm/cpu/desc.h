@@ -26,7 +26,7 @@
 void desc_init_cpu(void);
 /* The vCPU that is loaded on this CPU: its GDT pages and LDT into the windows. NULL: none of a guest's. */
 void desc_load(const struct vcpu *v);
-/* #PF in the LDT window by the guest's own use of a selector: map that page. False: it has none there. */
+/* A selector of the LDT is used, by the guest or for it: map the page that has it. False: there is none, or it is mapped. Interrupts are on. */
 bool desc_ldt_fault(struct vcpu *v, uint64_t offset);
 /* Give up all LDT pages of the vCPU, which is current or does not run. */
 void desc_ldt_drop(struct vcpu *v);

@@ -482,10 +482,17 @@ static void iret_fault(const struct cpu_user_regs *regs)
 	struct cpu_user_regs copy = *regs, *guest = guest_frame();
 	unsigned vector = regs->entry_vector;
 	uint32_t error_code = regs->error_code;
+	uint64_t offset, cr2 = read_cr2();
 
 	memcpy(guest, &copy, offsetof(struct cpu_user_regs, error_code));
 	guest->entry_vector = vector;
 	irq_enable();
+	if (vector == TRAP_PAGE_FAULT && in_ldt_window(cr2, &offset)) {
+		/* Its cs or ss is in a page of the LDT that was not used before: again, then. */
+		if (desc_ldt_fault(current, offset))
+			enter_guest();
+		error_code = ((uint32_t)offset & 0xfff8) | SELECTOR_LDT;
+	}
 	/* As if the guest's instruction at its rip had done it; what it returned to is told by the frame. */
 	deliver_trap(guest, vector == TRAP_PAGE_FAULT ? TRAP_GP : vector, error_code);
 	enter_guest();

@@ -15,8 +15,9 @@
 #include "vmm/mm/access.h"
 #include "vmm/mm/page_type.h"
 
-#define NR_VECTORS 256u
-#define PRESENT	   (1ull << 47)
+#define NR_VECTORS   256u
+#define PRESENT	     (1ull << 47)
+#define SELECTOR_LDT 4u
 
 static bool entry_ok(uint64_t address)
 {
@@ -164,6 +165,8 @@ long do_set_segment_base(arg_t which, arg_t base)
 	case SEGBASE_GS_USER_SEL: {
 		uint64_t kernel = rdmsr(MSR_GS_BASE);
 
+		if (base & SELECTOR_LDT)
+			desc_ldt_fault(v, base & 0xfff8);
 		load_selector_gs((unsigned)base & 0xffff);
 		wrmsr(MSR_KERNEL_GS_BASE, rdmsr(MSR_GS_BASE));
 		wrmsr(MSR_GS_BASE, kernel);

@@ -7,11 +7,8 @@
 #include "vmm/mm/access.h"
 #include "vmm/mm/page_type.h"
 
-int guest_walk(uint64_t va, uint64_t *l1e, mfn_t *l1_table)
+static int walk(mfn_t table, uint64_t va, uint64_t *l1e, mfn_t *l1_table)
 {
-	const struct vcpu *v = current;
-	mfn_t table = v->kernel_mode ? v->table_kernel : v->table_user;
-
 	if (!guest_range_ok(GUEST_VA(va), 1))
 		return -EFAULT;
 	for (unsigned level = 4;; level--) {
@@ -29,4 +26,16 @@ int guest_walk(uint64_t va, uint64_t *l1e, mfn_t *l1_table)
 			return -EFAULT;
 		table = pte_mfn(pte);
 	}
+}
+
+int guest_walk(uint64_t va, uint64_t *l1e, mfn_t *l1_table)
+{
+	const struct vcpu *v = current;
+
+	return walk(v->kernel_mode ? v->table_kernel : v->table_user, va, l1e, l1_table);
+}
+
+int guest_walk_kernel(uint64_t va, uint64_t *l1e, mfn_t *l1_table)
+{
+	return walk(current->table_kernel, va, l1e, l1_table);
 }

@@ -10,5 +10,7 @@
  * lock another vCPU may change it at once; the frame numbers are checked, so this reads no strange memory.
  */
 int guest_walk(uint64_t va, uint64_t *l1e, mfn_t *l1_table);
+/* The same in its kernel's tables, whichever are loaded. */
+int guest_walk_kernel(uint64_t va, uint64_t *l1e, mfn_t *l1_table);
 
 #endif
