@@ -308,7 +308,7 @@ USER_CODE(user_spin, "1: jmp 1b");
 
 static void set_pattern(struct regs *r)
 {
-	uint64_t *word = &r->r15;
+	uint64_t *word = r->general;
 
 	for (unsigned i = 0; i < 15; i++)
 		word[i] = PATTERN(i + 1);
@@ -317,7 +317,7 @@ static void set_pattern(struct regs *r)
 /* Of the 15 registers, those whose bit is set in `but` may have changed. */
 static void check_pattern(const struct regs *r, unsigned but)
 {
-	const uint64_t *word = &r->r15;
+	const uint64_t *word = r->general;
 
 	for (unsigned i = 0; i < 15; i++)
 		CHECK((but >> i & 1) || word[i] == PATTERN(i + 1),

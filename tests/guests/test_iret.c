@@ -137,7 +137,7 @@ static void registers(void)
 	for (unsigned i = 0; i < 4; i++) {
 		struct regs r = user_regs(USER_CODE_AT(code[i & 1]));
 		unsigned in_syscall = i & 2 ? IN_SYSCALL : 0;
-		uint64_t *word = &r.r15;
+		uint64_t *word = r.general;
 
 		for (unsigned k = 0; k < 15; k++)
 			word[k] = PATTERN(k + 1);

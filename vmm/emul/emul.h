@@ -112,6 +112,6 @@ enum emulated emulate_table_write(struct cpu_user_regs *regs, uint64_t address);
 uint32_t guest_port_read(unsigned port, unsigned bytes);
 void guest_port_write(unsigned port, unsigned bytes, uint32_t value);
 /* Whether IN and OUT work at all for the current vCPU where it is now: by its IOPL, or its bitmap. Otherwise it gets #GP. */
-bool guest_port_allowed(const struct vcpu *v, unsigned port, unsigned bytes);
+bool guest_port_allowed(struct vcpu *v, unsigned port, unsigned bytes);
 
 #endif

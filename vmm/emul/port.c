@@ -4,6 +4,7 @@
  * what its set of ranges says at that moment.
  */
 #include "vmm/cpu/regs.h"
+#include "vmm/cpu/traps.h"
 #include "vmm/domain/domain.h"
 #include "vmm/emul/emul.h"
 #include "vmm/mm/access.h"
@@ -61,7 +62,21 @@ void guest_port_write(unsigned port, unsigned bytes, uint32_t value)
 	}
 }
 
-bool guest_port_allowed(const struct vcpu *v, unsigned port, unsigned bytes)
+/* The bitmap is in the kernel's memory, which the program's tables do not have. */
+static int read_bitmap(struct vcpu *v, uint8_t *map, unsigned first, unsigned bytes)
+{
+	bool other = !v->kernel_mode;
+	int rc;
+
+	if (other)
+		toggle_guest_mode(v);
+	rc = copy_from_guest(map, GUEST_VA(v->iobmp.v + first), bytes);
+	if (other)
+		toggle_guest_mode(v);
+	return rc;
+}
+
+bool guest_port_allowed(struct vcpu *v, unsigned port, unsigned bytes)
 {
 	unsigned last = port + bytes - 1;
 	uint8_t map[2] = {0xff, 0xff};
@@ -71,7 +86,7 @@ bool guest_port_allowed(const struct vcpu *v, unsigned port, unsigned bytes)
 		return true;
 	if (last >= v->iobmp_ports)
 		return false;
-	if (copy_from_guest(map, GUEST_VA(v->iobmp.v + port / 8), last / 8 - port / 8 + 1))
+	if (read_bitmap(v, map, port / 8, last / 8 - port / 8 + 1))
 		return false;
 	return !((map[0] | (uint32_t)map[1] << 8) >> port % 8 & bits);
 }

@@ -60,7 +60,13 @@ uint64_t option(const char *name, uint64_t otherwise);
 
 /* As entry.S pushes them. */
 struct regs {
-	uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
+	union {
+		struct {
+			uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8;
+			uint64_t rax, rcx, rdx, rsi, rdi;
+		};
+		uint64_t general[15];
+	};
 	uint64_t vector, error, rip, cs, rflags, rsp, ss;
 };
 _Static_assert(sizeof(struct regs) == 176, "entry.S");
