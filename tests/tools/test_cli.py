@@ -200,4 +200,5 @@ def test_status_shows_what_is_at_work():
         rig.a.run("cancel", "nobody").must(1)
         rig.a.run("cancel", "big").must(0)
         expect(p.wait(timeout=PATIENCE) == 5, f"exit status {p.returncode} after cancel")
-        expect("returned" in rig.a.run("status", "--all").must(0).out, "--all")
+        # The command has its answer before the worker's journal is closed.
+        wait_until(lambda: "returned" in rig.a.run("status", "--all").must(0).out, "the session's end in status --all")
