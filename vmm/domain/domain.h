@@ -126,10 +126,9 @@ struct domain {
 	bool unpaused_once;
 
 	spinlock_t lock;
-	spinlock_t page_lock;	/* types of its tables */
-	spinlock_t frames_lock; /* its list of frames and their counts; a leaf */
-	struct frame
-		*unfinished; /* a table that was given up in part (page_type.h); under page_lock */
+	spinlock_t page_lock;	     /* types of its tables */
+	spinlock_t frames_lock;	     /* its list of frames and their counts; a leaf */
+	struct frame *unfinished[8]; /* tables given up in part (page_type.h); under page_lock */
 
 	struct domain *next; /* list of all, by id */
 

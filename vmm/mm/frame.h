@@ -26,7 +26,7 @@ enum page_type {
 /*
  * The type word. count: typed references. VALID: a table all of whose entries hold their references. PARTIAL: a table with count 0 whose
  * first `progress` entries do, because the work was interrupted; PENDING: the next entry's table is PARTIAL itself, without
- * a reference from here. PINNED: one of the references is the guest's pin.
+ * a reference from here. PINNED: one of the references is the guest's pin. FOREIGN: while it had this type, another domain has mapped it writable.
  */
 #define TYPE_COUNT_MASK	    0xffffffffull
 #define TYPE_SHIFT	    32
@@ -34,15 +34,17 @@ enum page_type {
 #define TYPE_VALID	    (1ull << 35)
 #define TYPE_PINNED	    (1ull << 36)
 #define TYPE_PARTIAL	    (1ull << 37)
-#define TYPE_BUSY	    (1ull << 39) /* becoming this type: whoever wants the same waits a moment */
 #define TYPE_PENDING	    (1ull << 38)
+#define TYPE_BUSY	    (1ull << 39) /* being changed: whoever wants the same type waits a moment */
 #define TYPE_PROGRESS_SHIFT 40
 #define TYPE_PROGRESS_ONE   (1ull << TYPE_PROGRESS_SHIFT)
 #define TYPE_PROGRESS_MASK  (0x3ffull << TYPE_PROGRESS_SHIFT)
+#define TYPE_FOREIGN	    (1ull << 50)
 
 /* The reference word: references of all kinds, and flags. */
 #define REF_COUNT_MASK 0x07ffffffu
-#define REF_ALLOCATED  (1u << 31) /* holds one reference: the owner's */
+#define REF_GET_LIMIT  (REF_COUNT_MASK - 1024) /* those above are for who must not fail */
+#define REF_ALLOCATED  (1u << 31)	       /* holds one reference: the owner's */
 #define REF_HYPERVISOR \
 	(1u << 30) /* the hypervisor's own, shared with a domain: not on its list of pages */
 #define REF_IO	 (1u << 28) /* not RAM: never counted */

@@ -18,10 +18,14 @@
  *
  *   count 0, not PARTIAL      free for any type; the type that is left says only what a flush would be for
  *   count n, WRITABLE         frame_get_type, frame_put_type: lock-free, any CPU, any domain
- *   BUSY, count 1             becoming a type: change_type() .. settle()
+ *   BUSY, count 1             becoming a type: change_type() .. settle(); or ceasing to be WRITABLE: the clock is noted while nobody can take it
  *   count n, table, VALID     entries hold their references; changed by pt_update()
  *   count 0, table, PARTIAL   entries [0, progress) hold theirs, the others do not; it keeps a reference to itself. With PENDING, the table of entry
  *                             [progress] is PARTIAL and holds nothing from here. climb() makes it VALID, descend() empties it.
+ *   the same, BUSY            climb() is at it: nobody may want it as anything now, not even a table that it leads to
+ *
+ * A table that is wanted as something else while it is PARTIAL is emptied first, and that can take the last reference of a table that has nothing to do
+ * with it: the one whose entry is being replaced. update() looks again.
  *
  * Tables and descriptor pages are typed by their owner only, under its page lock, so climb() and descend() are alone. Another domain's
  * foreign mapping can make a frame WRITABLE at the same moment: the compare-and-exchange on the word decides who was first.
@@ -31,11 +35,13 @@
 #include "vmm/domain/domain.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/print.h"
+#include "vmm/mm/tlb.h"
 
 /* Entries that are looked at between two questions whether to stop. */
 #define PREEMPT_EVERY 64u
 
 #define LEVEL_FLAGS_FORBIDDEN (PTE_PWT | PTE_PCD | PTE_PSE)
+#define L1_CACHE_FLAGS	      (PTE_PWT | PTE_PCD | PTE_PAT)
 
 static bool is_table(enum page_type t)
 {
@@ -64,7 +70,7 @@ bool frame_get(struct frame *f, const struct domain *owner)
 	uint32_t ref = READ_ONCE(f->ref);
 
 	do {
-		if (!(ref & REF_COUNT_MASK) || (ref & REF_COUNT_MASK) == REF_COUNT_MASK)
+		if (!(ref & REF_COUNT_MASK) || (ref & REF_COUNT_MASK) >= REF_GET_LIMIT)
 			return false;
 	} while (!__atomic_compare_exchange_n(&f->ref, &ref, ref + 1, false, __ATOMIC_SEQ_CST,
 					      __ATOMIC_RELAXED));
@@ -107,6 +113,9 @@ static int hold_l1e(uint64_t pte, const struct domain *table_owner, const struct
 		return 0;
 	if (is_io(m))
 		return domain_may_map_io(table_owner, m) ? 0 : -EPERM;
+	/* What is written past the caches is not what is checked here and walked later. */
+	if ((pte & L1_CACHE_FLAGS) && !table_owner->privileged)
+		return -EINVAL;
 	f = mfn_frame(m);
 	if (!frame_get(f, subject))
 		return -EPERM;
@@ -117,6 +126,8 @@ static int hold_l1e(uint64_t pte, const struct domain *table_owner, const struct
 			frame_put(f);
 			return rc;
 		}
+		if (subject != table_owner && !(READ_ONCE(f->type) & TYPE_FOREIGN))
+			__atomic_fetch_or(&f->type, TYPE_FOREIGN, __ATOMIC_SEQ_CST);
 	}
 	return 0;
 }
@@ -184,7 +195,7 @@ static void clear_partial(struct frame *f, uint64_t word)
 
 	__atomic_store_n(&f->type, word, __ATOMIC_SEQ_CST);
 	if (was)
-		frame_put(f); /* never the last: the caller has one */
+		frame_put(f); /* perhaps the last: f is not touched again by who has none */
 }
 
 /*
@@ -249,38 +260,39 @@ static int descend(struct frame *f)
 	enum page_type type = type_of(word);
 	unsigned level = level_of(type), i = progress_of(word);
 	uint64_t *table = mfn_to_ptr(frame_mfn(f));
-	unsigned since = 0;
 	int rc;
 
 	if (word & TYPE_PENDING) {
 		struct frame *below = mfn_frame(pte_mfn(table[i]));
 
-		/* Somebody else may have taken it up again, or emptied it. */
-		if ((READ_ONCE(below->type) & TYPE_PARTIAL) && below->owner == f->owner &&
-		    type_of(below->type) == table_type(level - 1)) {
+		/* Somebody else may have taken it up again, or emptied it, or be at it further up the stack. */
+		if ((READ_ONCE(below->type) & (TYPE_PARTIAL | TYPE_BUSY)) == TYPE_PARTIAL &&
+		    below->owner == f->owner && type_of(below->type) == table_type(level - 1)) {
 			rc = descend(below);
 			if (rc)
 				return rc;
 		}
 	}
 	while (i > 0) {
-		i--;
-		if (is_hypervisor_slot(level, i) || !(table[i] & PTE_P))
-			continue;
-		if (level == 1) {
-			drop_l1e(table[i]);
-		} else {
-			struct frame *below = mfn_frame(pte_mfn(table[i]));
+		uint64_t pte;
 
-			rc = drop_table(below);
+		i--;
+		pte = READ_ONCE(table[i]);
+		if (is_hypervisor_slot(level, i) || !(pte & PTE_P)) {
+			/* nothing is held */
+		} else if (level == 1) {
+			drop_l1e(pte);
+		} else {
+			rc = drop_table(mfn_frame(pte_mfn(pte)));
 			/* While it is PARTIAL it keeps itself. */
-			frame_put(below);
+			frame_put(mfn_frame(pte_mfn(pte)));
 			if (rc) {
 				set_partial(f, type, i, true);
 				return rc;
 			}
 		}
-		if (++since % PREEMPT_EVERY == 0 && i > 0 && may_preempt()) {
+		/* Empty entries count too: a tree of tables with few entries each is large all the same. */
+		if (i % PREEMPT_EVERY == 0 && i > 0 && may_preempt()) {
 			set_partial(f, type, i, false);
 			return -ERESTART;
 		}
@@ -327,27 +339,62 @@ int descriptor_check(uint64_t *descriptor)
 static bool change_type(struct frame *f, uint64_t word, enum page_type type)
 {
 	uint64_t fresh = (uint64_t)type << TYPE_SHIFT | TYPE_BUSY | 1;
+	bool same = type_of(word) == type;
 
+	if (same)
+		fresh |= word & TYPE_FOREIGN;
 	if (!__atomic_compare_exchange_n(&f->type, &word, fresh, false, __ATOMIC_SEQ_CST,
 					 __ATOMIC_RELAXED))
 		return false;
-	if (type_of(word) != type)
+	if (same)
+		return true;
+	/* Another domain that mapped it ran where its owner may never have been. */
+	if (word & TYPE_FOREIGN)
+		tlb_flush_all_since(f->clock);
+	else
 		tlb_flush_since(f->owner, f->clock);
 	return true;
 }
 
 /* Others that wanted the same type and came meanwhile wait in frame_get_type, so the count is still 1. */
-static void settle(struct frame *f, enum page_type type, bool valid)
+static void settle(struct frame *f)
 {
-	__atomic_store_n(&f->type, (uint64_t)type << TYPE_SHIFT | (valid ? TYPE_VALID : 0) | 1,
-			 __ATOMIC_SEQ_CST);
+	__atomic_fetch_and(&f->type, ~TYPE_BUSY, __ATOMIC_SEQ_CST);
+}
+
+/* Whether the domain's frame was given up in part. It may have been finished since, and be another's. */
+static bool is_unfinished(const struct frame *f, const struct domain *d)
+{
+	return READ_ONCE(f->owner) == d && (READ_ONCE(f->type) & TYPE_PARTIAL);
+}
+
+/*
+ * The table could not be given up at once. What one operation leaves is a new entry's tables of up to four levels that turned out wrong, the one that it
+ * replaces, and the one that it was made in.
+ */
+static void leave_unfinished(struct frame *f)
+{
+	struct domain *d = f->owner;
+	struct frame **free = NULL;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(d->unfinished); i++) {
+		if (d->unfinished[i] == f)
+			return;
+		if (!d->unfinished[i] || !is_unfinished(d->unfinished[i], d))
+			free = &d->unfinished[i];
+	}
+	BUG_ON(!free);
+	*free = f;
 }
 
 /* Go on with a table that is PARTIAL, or begin with one that is BUSY. */
 static int make_valid(struct frame *f, enum page_type type, unsigned progress)
 {
-	int rc = climb(f, type, progress);
+	int rc;
 
+	/* From here to the end of climb() it is BUSY: tables that it leads to may want it as something else. */
+	WRITE_ONCE(f->type, READ_ONCE(f->type) | TYPE_BUSY);
+	rc = climb(f, type, progress);
 	if (!rc) {
 		clear_partial(f, (uint64_t)type << TYPE_SHIFT | TYPE_VALID | 1);
 		return 0;
@@ -355,7 +402,7 @@ static int make_valid(struct frame *f, enum page_type type, unsigned progress)
 	if (rc != -ERESTART) {
 		/* What it held so far is given up; if that takes long, it is unfinished business. */
 		if (descend(f) == -ERESTART)
-			f->owner->unfinished = f;
+			leave_unfinished(f);
 		rc = -EINVAL;
 	}
 	return rc;
@@ -363,6 +410,8 @@ static int make_valid(struct frame *f, enum page_type type, unsigned progress)
 
 static int get_partial(struct frame *f, uint64_t word, enum page_type type)
 {
+	if (word & TYPE_BUSY)
+		return -EINVAL; /* by a table that it leads to itself */
 	if (type_of(word) == type)
 		return make_valid(f, type, progress_of(word));
 	if (!is_table(type) && type != TYPE_DESC)
@@ -408,29 +457,30 @@ int frame_get_type(struct frame *f, enum page_type type)
 		__atomic_store_n(&f->type, (uint64_t)type << TYPE_SHIFT, __ATOMIC_SEQ_CST);
 		return -EINVAL;
 	}
-	settle(f, type, false);
+	settle(f);
 	return 0;
 }
 
 void frame_put_type(struct frame *f)
 {
 	uint64_t word = READ_ONCE(f->type);
+	bool last;
 
 	if (is_table(type_of(word))) {
-		struct domain *owner = f->owner;
-
-		if (drop_table(f) == -ERESTART) {
-			BUG_ON(owner->unfinished);
-			owner->unfinished = f;
-		}
+		if (drop_table(f) == -ERESTART)
+			leave_unfinished(f);
 		return;
 	}
 	do {
 		BUG_ON(!(word & TYPE_COUNT_MASK));
-		if ((word & TYPE_COUNT_MASK) == 1)
-			f->clock = tlb_clock_now();
-	} while (!__atomic_compare_exchange_n(&f->type, &word, word - 1, false, __ATOMIC_SEQ_CST,
-					      __ATOMIC_RELAXED));
+		last = (word & TYPE_COUNT_MASK) == 1;
+	} while (!__atomic_compare_exchange_n(&f->type, &word, last ? word | TYPE_BUSY : word - 1,
+					      false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+	/* Nobody takes and drops it between the look at the clock and the end: that use would be later than what is noted. */
+	if (last) {
+		f->clock = tlb_clock_now();
+		__atomic_store_n(&f->type, word - 1, __ATOMIC_RELEASE);
+	}
 }
 
 int frame_get_both(struct frame *f, const struct domain *owner, enum page_type type)
@@ -453,14 +503,13 @@ void frame_put_both(struct frame *f)
 
 int page_lock_again(struct domain *d)
 {
-	while (d->unfinished) {
-		int rc = 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(d->unfinished); i++) {
+		struct frame *f = d->unfinished[i];
+		int rc = f && is_unfinished(f, d) ? descend(f) : 0;
 
-		if (READ_ONCE(d->unfinished->type) & TYPE_PARTIAL)
-			rc = descend(d->unfinished);
 		if (rc)
 			return rc;
-		d->unfinished = NULL;
+		d->unfinished[i] = NULL;
 	}
 	return 0;
 }
@@ -502,11 +551,19 @@ static bool exchange(uint64_t *entry, uint64_t *old, uint64_t value, enum exchan
 	}
 }
 
+static bool is_valid_table(const struct frame *f, unsigned level)
+{
+	uint64_t word = READ_ONCE(f->type);
+
+	return (word & TYPE_COUNT_MASK) && (word & TYPE_VALID) &&
+	       type_of(word) == table_type(level);
+}
+
 static int update(struct frame *f, unsigned level, unsigned index, uint64_t old, uint64_t value,
 		  enum exchange how, struct domain *subject)
 {
 	uint64_t *entry = (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
-	uint64_t held = PTE_ADDR | PTE_P | (level == 1 ? PTE_RW : 0);
+	uint64_t held = PTE_ADDR | PTE_P | (level == 1 ? PTE_RW | L1_CACHE_FLAGS : 0);
 	int rc;
 
 	if (is_hypervisor_slot(level, index))
@@ -521,6 +578,12 @@ static int update(struct frame *f, unsigned level, unsigned index, uint64_t old,
 	rc = level == 1 ? hold_l1e(value, f->owner, subject) : hold_table(value, level, f->owner);
 	if (rc)
 		return rc;
+	if (level > 1 && !is_valid_table(f, level)) {
+		/* A PARTIAL table was its only user, and was emptied to become the new entry's. */
+		if (value & PTE_P)
+			frame_put_both(mfn_frame(pte_mfn(value)));
+		return -EINVAL;
+	}
 	/* Of the two, the one that does not stand in the table gives up what it held. */
 	if (!exchange(entry, &old, adjusted(value, level), how)) {
 		rc = -EAGAIN;
@@ -575,6 +638,10 @@ int frame_unpin(struct frame *f)
 
 int frame_relinquish(struct frame *f)
 {
+	int rc = page_lock_again(f->owner);
+
+	if (rc)
+		return rc;
 	if (READ_ONCE(f->type) & TYPE_PINNED)
 		frame_unpin(f);
 	if (READ_ONCE(f->type) & TYPE_PARTIAL)

@@ -47,7 +47,7 @@ static inline unsigned pt_index(uint64_t va, unsigned level)
 
 /* ---- references ---- */
 
-/* Take a reference to a frame that the domain owns. False: it does not, or too many references. */
+/* Take a reference to a frame that the domain owns. False: it does not, or too many references: a few are kept for frame_get_again. */
 bool frame_get(struct frame *f, const struct domain *owner);
 /* One more, for who holds one. */
 void frame_get_again(struct frame *f);
@@ -60,7 +60,7 @@ void frame_put(struct frame *f);
  * page lock is held.
  */
 int frame_get_type(struct frame *f, enum page_type type);
-/* Tables: the owner's page lock is held, and what could not be given up at once is left in the owner's `unfinished`. */
+/* Tables: the owner's page lock is held, and what could not be given up at once is left to the owner's `unfinished`. */
 void frame_put_type(struct frame *f);
 
 /* A reference and a typed one. 0, -EPERM (not the domain's), or as frame_get_type. */
@@ -69,7 +69,7 @@ void frame_put_both(struct frame *f);
 
 /*
  * Take the page lock for changing tables, and first finish what was left unfinished. -ERESTART: interrupted, the lock is not held. An operation under
- * it may leave one table unfinished: begin the next with page_lock_again(), which is quick when there is none.
+ * it may leave a few tables unfinished: begin the next with page_lock_again(), which is quick when there are none.
  */
 int page_lock(struct domain *d);
 int page_lock_again(struct domain *d); /* the lock is held; -ERESTART: it still is */
@@ -78,9 +78,9 @@ void page_unlock(struct domain *d);
 /* ---- entries of tables in use; the owner's page lock is held ---- */
 
 /*
- * Replace the entry at index of the table f, which the caller holds as a table of that level. subject: whose frames an L1 entry may map, the table's owner
- * or another by right (foreign mapping). preserve_ad: keep accessed and dirty bits that the processor sets meanwhile. 0, -EINVAL, -EPERM;
- * -ERESTART: nothing changed, the next try goes on.
+ * Replace the entry at index of f, which is a VALID table of that level and to which the caller has a reference. subject: whose frames an L1 entry may map,
+ * the table's owner or another by right (foreign mapping). preserve_ad: keep accessed and dirty bits that the processor sets meanwhile. 0, -EPERM, -EINVAL
+ * (also when f has ceased to be a table, because what kept it one was wanted as something else); -ERESTART: nothing changed, the next try goes on.
  */
 int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
 	      struct domain *subject);
@@ -93,7 +93,7 @@ int pt_compare_exchange(struct frame *f, unsigned level, unsigned index, uint64_
 int frame_pin(struct frame *f, enum page_type type);
 int frame_unpin(struct frame *f);
 
-/* Give up what a dying domain's frame holds as a table. 0 or -ERESTART. */
+/* Give up what a dying domain's frame holds as a table. The page lock is held, and the caller has a reference to the frame. 0 or -ERESTART. */
 int frame_relinquish(struct frame *f);
 
 /* A segment descriptor that a guest may have in a table: 0, or -EINVAL. Sets what it must have (privilege 3, accessed). */
