@@ -2,6 +2,9 @@
 #include "tests/guests/lib/internal.h"
 
 #include <xen/callback.h>
+#include <xen/sched.h>
+
+#define DEPTH_MAX 8u
 
 struct regs caught;
 uint64_t caught_cr2;
@@ -9,6 +12,7 @@ volatile uint64_t upcalls;
 
 static uint64_t catch_place;
 static bool catching;
+static unsigned depth;
 
 void trap(struct regs *r);
 
@@ -43,7 +47,7 @@ void events_allow(bool allow)
 		hypercall2(__HYPERVISOR_xen_version, 0, 0);
 }
 
-void trap(struct regs *r)
+static void handle(const struct regs *r)
 {
 	uint64_t cr2 = shared_info->vcpu_info[0].arch.cr2;
 	bool from_user = (r->cs & 3) == 3;
@@ -52,6 +56,7 @@ void trap(struct regs *r)
 		take_events();
 		return;
 	}
+	depth = 0;
 	if (from_user) {
 		caught_cr2 = cr2;
 		if (user_came_back(r))
@@ -66,6 +71,24 @@ void trap(struct regs *r)
 	      (unsigned long long)r->vector, (unsigned long long)r->error,
 	      (unsigned long long)r->cs, (unsigned long long)r->rip, (unsigned long long)r->rsp,
 	      (unsigned long long)cr2);
+}
+
+void trap(struct regs *r)
+{
+	/* Without this, a fault in here would go on until the stack has eaten everything. */
+	if (++depth > DEPTH_MAX) {
+		static bool said;
+
+		if (!said) {
+			said = true;
+			say("vector %llu error %llx at %llx while exceptions are handled",
+			    (unsigned long long)r->vector, (unsigned long long)r->error,
+			    (unsigned long long)r->rip);
+		}
+		guest_shutdown(SHUTDOWN_crash);
+	}
+	handle(r);
+	depth--;
 }
 
 uint64_t trap_entry(unsigned vector)
