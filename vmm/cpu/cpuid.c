@@ -78,12 +78,13 @@ static uint32_t without_state_7b(void)
 	return cpu_features.xcr0 & XCR0_AVX512 ? 0 : wide;
 }
 
-static struct cpuid basic_features(const struct vcpu *v, struct cpuid r)
+static struct cpuid basic_features(struct cpuid r)
 {
 	/* CLFLUSH's size. The APIC's number is 0, which is what Linux's PV driver for it says of every vCPU. */
 	r.b &= 0xff00;
 	r.c &= features_1c & ~without_state_1c();
-	if (r.c & BIT(XSAVE) && v->ctrlreg[4] & CR4_OSXSAVE)
+	/* The processor's own is on for all: programs see it with plain CPUID, so the kernel has to know. */
+	if (r.c & BIT(XSAVE))
 		r.c |= BIT(OSXSAVE);
 	r.c |= BIT(HYPERVISOR);
 	r.d &= features_1d;
@@ -124,7 +125,7 @@ static struct cpuid extended_state(struct cpuid r, uint32_t subleaf)
 	}
 }
 
-static struct cpuid basic_leaf(const struct vcpu *v, uint32_t leaf, uint32_t subleaf)
+static struct cpuid basic_leaf(uint32_t leaf, uint32_t subleaf)
 {
 	struct cpuid r = cpuid(leaf, subleaf);
 
@@ -133,7 +134,7 @@ static struct cpuid basic_leaf(const struct vcpu *v, uint32_t leaf, uint32_t sub
 		r.a = MIN(r.a, LEAF_LAST);
 		return r;
 	case 1:
-		return basic_features(v, r);
+		return basic_features(r);
 	case 2:
 		return r;
 	case 4:
@@ -249,14 +250,14 @@ static struct cpuid pagurus_leaf(uint32_t leaf)
 
 struct cpuid policy_cpuid(const struct vcpu *v, uint32_t leaf, uint32_t subleaf)
 {
+	(void)v; /* one policy for all, so far */
 	switch (leaf >> 8) {
 	case XEN_CPUID_FIRST_LEAF >> 8:
 		return hypervisor_leaf(leaf, subleaf);
 	case PAGURUS_LEAF >> 8:
 		return pagurus_leaf(leaf);
 	case 0:
-		return leaf <= MIN(cpuid(0, 0).a, LEAF_LAST) ? basic_leaf(v, leaf, subleaf)
-							     : nothing;
+		return leaf <= MIN(cpuid(0, 0).a, LEAF_LAST) ? basic_leaf(leaf, subleaf) : nothing;
 	case EXTENDED_FIRST >> 8:
 		return leaf <= cpuid(EXTENDED_FIRST, 0).a ? extended_leaf(v, leaf) : nothing;
 	default:

@@ -111,7 +111,8 @@ int fpu_vcpu_init(struct vcpu *v)
 	/* area.present stays 0: every component in its initial state. The two fields are for FXRSTOR, and MXCSR for XRSTOR as well. */
 	s->area.legacy.fcw = FCW_INIT;
 	s->area.legacy.mxcsr = MXCSR_INIT;
-	s->xcr0 = XCR0_X87;
+	/* A kernel that uses no XSAVE has programs that do, since CR4.OSXSAVE is on: what they save must include the registers that every program uses. */
+	s->xcr0 = XCR0_X87 | XCR0_SSE;
 	v->fpu = s;
 	v->fpu_used = true;
 	return 0;
