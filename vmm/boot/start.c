@@ -52,7 +52,6 @@ void start(uint32_t magic, uint32_t info)
 		bug(__FILE__, __LINE__, "no memory for the first processor");
 	desc_init_cpu();
 	fpu_init();
-	fpu_init_cpu();
 	acpi_init(boot_info.rsdp);
 	apic_init();
 	apic_init_cpu();

@@ -45,7 +45,7 @@ static uint64_t *own_page[MAX_CPUS]; /* page 14 of the CPU's GDT */
 static mfn_t zero_page;
 
 extern const char trap_stubs[256][16];
-extern char syscall_stub[], stub_page[], sysenter_stub[];
+extern char syscall_stub[], stub_page[], syscall32_stub[];
 
 static void make_idt(void)
 {
@@ -146,7 +146,7 @@ void desc_init_cpu(void)
 	wrmsr(MSR_STAR, (uint64_t)SEL_RING3_32 << 48 | (uint64_t)SEL_HV_CODE << 32);
 	wrmsr(MSR_LSTAR, window(c->id, WINDOW_STUB) + (uint64_t)syscall_stub - (uint64_t)stub_page);
 	wrmsr(MSR_CSTAR,
-	      window(c->id, WINDOW_STUB) + (uint64_t)sysenter_stub - (uint64_t)stub_page);
+	      window(c->id, WINDOW_STUB) + (uint64_t)syscall32_stub - (uint64_t)stub_page);
 	wrmsr(MSR_SYSCALL_MASK,
 	      EFLAGS_IF | EFLAGS_TF | EFLAGS_DF | EFLAGS_NT | EFLAGS_AC | EFLAGS_IOPL | EFLAGS_RF);
 	/* SYSENTER is not offered to guests; on a processor that has it in 64-bit mode it must not work by accident. */

@@ -203,36 +203,27 @@ guest_iret:
 /*
  * SYSCALL: this page is mapped in every CPU's window, and the page behind it is the CPU's: 0 the guest's stack pointer, 8 the hypervisor's.
  */
-	.section .stub, "ax"
-	.globl syscall_stub
-syscall_stub:
+	.macro ENTRY_STUB name, selector, vector, target
+	.globl \name
+\name:
 	mov %rsp, (4096 + stub_page)(%rip)
 	mov (4096 + stub_page + 8)(%rip), %rsp
 	push $SEL_RING3_SS
 	push (4096 + stub_page)(%rip)
 	push %r11
-	push $SEL_RING3_64
+	push $\selector
 	push %rcx
 	push $0
-	movl $ENTRY_SYSCALL, 4(%rsp)
+	movl $\vector, 4(%rsp)
 	push %rax
-	movabs $syscall_entry, %rax
+	movabs $\target, %rax
 	jmp *%rax
+	.endm
 
-/* SYSCALL from compatibility mode: the same frame with the 32-bit selectors. */
-	.globl sysenter_stub
-sysenter_stub:
-	mov %rsp, (4096 + stub_page)(%rip)
-	mov (4096 + stub_page + 8)(%rip), %rsp
-	push $SEL_RING3_SS
-	push (4096 + stub_page)(%rip)
-	push %r11
-	push $SEL_RING3_32
-	push %rcx
-	push $0
-	push %rax
-	movabs $syscall32_entry, %rax
-	jmp *%rax
+	.section .stub, "ax"
+	ENTRY_STUB syscall_stub, SEL_RING3_64, ENTRY_SYSCALL, syscall_entry
+	/* From compatibility mode: the 32-bit selector, and never back by SYSRET. */
+	ENTRY_STUB syscall32_stub, SEL_RING3_32, 0, syscall32_entry
 
 	.text
 syscall_entry:
@@ -277,18 +268,7 @@ load_selector_\name:
 	LOAD_SELECTOR ds
 	LOAD_SELECTOR es
 	LOAD_SELECTOR fs
-
-/* GS with its base kept out of the way: SWAPGS around it loads the selector for the inactive base. */
-	.globl load_selector_gs
-load_selector_gs:
-1:	mov %edi, %gs
-	xor %eax, %eax
-	ret
-2:	xor %eax, %eax
-	mov %eax, %gs
-	inc %eax
-	ret
-	FIXUP 1b, 2b
+	LOAD_SELECTOR gs
 
 /* int rdmsr_safe(uint32_t msr, uint64_t *value) */
 	.globl rdmsr_safe

@@ -114,7 +114,6 @@ int fpu_vcpu_init(struct vcpu *v)
 	/* A kernel that uses no XSAVE has programs that do, since CR4.OSXSAVE is on: what they save must include the registers that every program uses. */
 	s->xcr0 = XCR0_X87 | XCR0_SSE;
 	v->fpu = s;
-	v->fpu_used = true;
 	return 0;
 }
 
@@ -220,5 +219,4 @@ void fpu_set_legacy(struct vcpu *v, const void *in512)
 	area->legacy.mxcsr &= mxcsr_mask;
 	if (cpu_features.xsave)
 		area->present |= XCR0_X87 | XCR0_SSE;
-	v->fpu_used = true;
 }

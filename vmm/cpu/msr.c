@@ -36,7 +36,6 @@
 #define CR4_FIXED		(CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT)
 
 /* The memory types that PAT numbers 0 to 7 mean in a guest's page tables: WB, WT, UC-, UC, WC, WP, UC, UC. mm/ loads the same. */
-#define PAT_ABI 0x0000050100070406ull
 
 #define BIT(name) (1ull << (XEN_X86_FEATURE_##name % 32))
 

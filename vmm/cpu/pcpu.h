@@ -20,7 +20,6 @@ struct vcpu;
 enum soft_event {
 	SOFT_SCHEDULE, /* another vCPU may have to run */
 	SOFT_TIMER,    /* timers may be due */
-	SOFT_TLB,      /* (reserved) */
 };
 
 struct pcpu {
@@ -31,8 +30,6 @@ struct pcpu {
 	uint32_t pending;  /* 1 << enum soft_event; set atomically by anyone */
 	struct vcpu *vcpu; /* that runs here: `current` */
 	struct vcpu *idle;
-	struct vcpu *
-		loaded; /* whose registers, tables and FPU state are in the processor; differs from current while idle runs */
 	uint64_t cr4;
 	uint64_t stack_top;
 	uint32_t tlb_clock; /* value of the TLB clock at the last full flush of this CPU */

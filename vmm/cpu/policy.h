@@ -30,6 +30,9 @@ int policy_write_cr(struct vcpu *v, unsigned cr, uint64_t value);
 
 /* ---- extended state (fpu.c) ---- */
 
+/* MSR PAT, which PV guests may read and not change: WB WT UC- UC WC WP UC UC, as the ABI has it. */
+#define PAT_ABI 0x0000050100070406ull
+
 #define XCR0_X87    0x1ull
 #define XCR0_SSE    0x2ull
 #define XCR0_AVX    0x4ull

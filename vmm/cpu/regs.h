@@ -188,6 +188,34 @@ static inline uint32_t inl(uint16_t port)
 	return v;
 }
 
+/* The same with the size as a number: 1, 2 or 4 bytes. */
+static inline uint32_t port_read(unsigned port, unsigned bytes)
+{
+	switch (bytes) {
+	case 1:
+		return inb((uint16_t)port);
+	case 2:
+		return inw((uint16_t)port);
+	default:
+		return inl((uint16_t)port);
+	}
+}
+
+static inline void port_write(unsigned port, unsigned bytes, uint32_t value)
+{
+	switch (bytes) {
+	case 1:
+		outb((uint16_t)port, (uint8_t)value);
+		break;
+	case 2:
+		outw((uint16_t)port, (uint16_t)value);
+		break;
+	default:
+		outl((uint16_t)port, value);
+		break;
+	}
+}
+
 static inline void irq_disable(void)
 {
 	__asm__ volatile("cli" ::: "memory");

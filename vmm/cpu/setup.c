@@ -10,9 +10,6 @@
 #include "vmm/mm/frame.h"
 #include "vmm/mm/layout.h"
 
-/* WB WT UC- UC WC WP UC UC: what the ABI promises PV guests (xen/arch-x86/xen.h speaks of it as the PAT that they must read). */
-#define PAT_VALUE 0x0000050100070406ull
-
 extern const uint64_t smap_stac_start[], smap_stac_end[], smap_clac_start[], smap_clac_end[];
 
 /* Through the direct map: the image's own mapping of text cannot be written. */
@@ -41,5 +38,5 @@ void cpu_setup(void)
 		 (cpu_features.smep ? CR4_SMEP : 0) | (cpu_features.smap ? CR4_SMAP : 0);
 	write_cr4(c->cr4);
 	write_cr0(CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG);
-	wrmsr_safe(MSR_PAT, PAT_VALUE);
+	wrmsr_safe(MSR_PAT, PAT_ABI);
 }

@@ -294,16 +294,10 @@ void exit_work(struct cpu_user_regs *regs)
 	struct pcpu *c = this_cpu();
 
 	for (;;) {
-		uint32_t pending;
-
 		irq_disable();
-		pending = __atomic_exchange_n(&c->pending, 0, __ATOMIC_SEQ_CST);
-		if (unlikely(pending)) {
+		if (unlikely(READ_ONCE(c->pending))) {
 			irq_enable();
-			if (pending & 1u << SOFT_TIMER)
-				timer_run();
-			if (pending & 1u << SOFT_SCHEDULE)
-				schedule();
+			soft_run();
 			continue;
 		}
 		if (!vcpu_event_deliverable(c->vcpu))

@@ -48,10 +48,8 @@ struct vcpu {
 	struct cpu_user_regs regs;
 	uint64_t fs_base, gs_base_kernel, gs_base_user;
 	struct xsave_state *fpu;
-	bool fpu_used;	  /* initialised: there is state to load */
 	bool ts;	  /* the guest has set CR0.TS (fpu_taskswitch) */
 	bool kernel_mode; /* it runs on its kernel's tables */
-	bool in_syscall; /* the frame comes from SYSCALL: SYSRET may return to it (reserved for entry.S) */
 
 	/* Address space: frames held as TYPE_L4. */
 	mfn_t table_kernel, table_user; /* MFN_NONE: none */
@@ -67,7 +65,6 @@ struct vcpu {
 	/* Entry points. */
 	struct trap_handler trap[256];
 	uint64_t callback, failsafe, syscall_entry, syscall32_entry, sysenter_entry;
-	uint16_t syscall32_cs, sysenter_cs;
 	bool syscall_disables_events, syscall32_disables_events, sysenter_disables_events;
 	bool failsafe_disables_events;
 	uint64_t nmi_entry;
@@ -111,7 +108,7 @@ struct vcpu {
 	struct timer poll_timer;
 	uint64_t period;
 	uint16_t virq_port[NR_VIRQS];
-	bool nmi_pending, nmi_masked;
+	bool nmi_pending;
 };
 
 struct domain {
@@ -123,7 +120,6 @@ struct domain {
 	bool dying, shut_down, crashed;
 	uint8_t shutdown_code;
 	unsigned pause_count; /* by the toolstack; atomic */
-	bool unpaused_once;
 
 	spinlock_t lock;
 	spinlock_t page_lock;	     /* types of its tables */
@@ -151,9 +147,6 @@ struct domain {
 	uint64_t created_ns;
 	uint32_t ssidref;
 	uint64_t tsc_khz;
-	unsigned suspend_evtchn;
-	uint64_t console_mfn, xenstore_mfn;
-	char handle_name[16];
 	struct timer watchdog[2]; /* SCHEDOP_watchdog, hypercall/sched_op.h */
 };
 

@@ -31,14 +31,7 @@ uint32_t guest_port_read(unsigned port, unsigned bytes)
 		return 0xffffffffu >> (32 - 8 * bytes);
 	if (is_pci(port, bytes))
 		return pci_guest_port_read(port, bytes);
-	switch (bytes) {
-	case 1:
-		return inb((uint16_t)port);
-	case 2:
-		return inw((uint16_t)port);
-	default:
-		return inl((uint16_t)port);
-	}
+	return port_read(port, bytes);
 }
 
 void guest_port_write(unsigned port, unsigned bytes, uint32_t value)
@@ -49,17 +42,7 @@ void guest_port_write(unsigned port, unsigned bytes, uint32_t value)
 		pci_guest_port_write(port, bytes, value);
 		return;
 	}
-	switch (bytes) {
-	case 1:
-		outb((uint16_t)port, (uint8_t)value);
-		break;
-	case 2:
-		outw((uint16_t)port, (uint16_t)value);
-		break;
-	default:
-		outl((uint16_t)port, value);
-		break;
-	}
+	port_write(port, bytes, value);
 }
 
 /* The bitmap is in the kernel's memory, which the program's tables do not have. */

@@ -9,33 +9,6 @@
 static spinlock_t lock = SPINLOCK_INIT;
 static uint32_t guest_address; /* what dom0 believes to be in the address port */
 
-static uint32_t port_read(unsigned port, unsigned bytes)
-{
-	switch (bytes) {
-	case 1:
-		return inb((uint16_t)port);
-	case 2:
-		return inw((uint16_t)port);
-	default:
-		return inl((uint16_t)port);
-	}
-}
-
-static void port_write(unsigned port, unsigned bytes, uint32_t value)
-{
-	switch (bytes) {
-	case 1:
-		outb((uint16_t)port, (uint8_t)value);
-		break;
-	case 2:
-		outw((uint16_t)port, (uint16_t)value);
-		break;
-	default:
-		outl((uint16_t)port, value);
-		break;
-	}
-}
-
 static uint32_t address_of(struct pci_device dev, uint8_t at)
 {
 	return ENABLE | (uint32_t)dev.bus << 16 | (uint32_t)dev.devfn << 8 | (at & 0xfcu);
