@@ -421,6 +421,14 @@ static int receive(struct target *t, struct pgr_error *err)
 	t->nr = t->offered;
 	pthread_mutex_unlock(&t->lock);
 	rc = answer_opening(t, &refusals, err);
+	/*
+	 * What was sent while the connection went away may have arrived, and only the source knows: one that has its answer resumes, one
+	 * that has not begins another session, and nobody comes back for this one.
+	 */
+	if (rc && !refusals.nr && (session_is_loss(rc) || rc == -ECANCELED)) {
+		target_lane_lost(&t->lanes[0], err);
+		rc = 0;
+	}
 	if (rc)
 		return rc;
 	if (refusals.nr) {

@@ -116,6 +116,8 @@ int target_lane_start(struct target *t, unsigned i, struct pgr_error *err);
 int target_greet(struct target *t, unsigned i, struct pgr_error *err);
 /* End all connections; what was read completely still takes effect. */
 void target_unlink(struct target *t);
+/* The lane's connection failed in a way that a resume mends: wait for one. */
+void target_lane_lost(struct target_lane *tl, const struct pgr_error *err);
 /* Wait until the lane's applier has nothing to do and will not touch the guest again (the session has failed). */
 void target_lane_drain(struct target_lane *tl);
 /* The answer that comes first on the lane's connection was given: acknowledgements and keepalives may follow. */

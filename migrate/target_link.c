@@ -173,23 +173,28 @@ static int enqueue(struct target_lane *tl, const struct stream_record *rec, stru
 	return 0;
 }
 
-static void link_failed(struct target_lane *tl, const struct pgr_error *err)
+void target_lane_lost(struct target_lane *tl, const struct pgr_error *err)
 {
 	struct target *t = tl->t;
 
-	if (t->file || !session_is_loss(err->code)) {
-		target_fail(t, err);
-		return;
-	}
 	pthread_mutex_lock(&t->lock);
 	if (!tl->lost_ns) {
 		tl->lost_ns = session_now_ns();
 		tl->lost_error = *err;
 	}
+	tl->quiet = true;
 	pthread_cond_broadcast(&t->changed);
 	pthread_mutex_unlock(&t->lock);
 	/* What is lost in one direction is lost in both: keepalives would let the source believe in it. */
 	tl->channel->ops->shutdown(tl->channel);
+}
+
+static void link_failed(struct target_lane *tl, const struct pgr_error *err)
+{
+	if (tl->t->file || !session_is_loss(err->code))
+		target_fail(tl->t, err);
+	else
+		target_lane_lost(tl, err);
 }
 
 /* Nothing comes after END in a file: it would be something else than what was written. */

@@ -108,6 +108,44 @@ static void watch_fault(struct pair *p, struct channel *c)
 	c->ops = &watched_ops;
 }
 
+/*
+ * The target's first connection: PRECHECK arrives, the source goes on, the connection is cut (by the fault), and only then does the target
+ * learn what became of its sending: that it was cancelled.
+ */
+static const struct channel_ops *answer_ops;
+static struct channel_ops late_ops;
+static atomic_bool answer_cut;
+
+static int late_write(struct channel *c, const struct iovec *iov, unsigned nr,
+		      struct pgr_error *err)
+{
+	const struct pgr_record *h = iov[0].iov_base;
+	const struct timespec pause = {.tv_nsec = 1000000};
+	int rc = answer_ops->write(c, iov, nr, err);
+
+	if (rc || iov[0].iov_len != sizeof(*h) || h->type != PGR_REC_PRECHECK)
+		return rc;
+	while (!atomic_load(&answer_cut))
+		nanosleep(&pause, NULL);
+	return pgr_fail(err, -ECANCELED, "injected: cut while the answer was sent");
+}
+
+static void late_shutdown(struct channel *c)
+{
+	atomic_store(&answer_cut, true);
+	answer_ops->shutdown(c);
+}
+
+static void lose_answer_late(struct channel *c)
+{
+	atomic_store(&answer_cut, false);
+	answer_ops = c->ops;
+	late_ops = *c->ops;
+	late_ops.write = late_write;
+	late_ops.shutdown = late_shutdown;
+	c->ops = &late_ops;
+}
+
 /* The main thread adds records while the session fails, however fast it is otherwise. */
 static const struct guest_source_ops *source_ops;
 static struct guest_source_ops endless_ops;
@@ -165,6 +203,8 @@ static int pair_connect(void *ctx, unsigned channel, enum pgr_purpose purpose, s
 		CHECK_EQ(channel_fault_wrap(mine, &p->o.fault, &mine, err), 0);
 		watch_fault(p, mine);
 	}
+	if (p->o.answer_lost_late && purpose == PGR_PURPOSE_NEW)
+		lose_answer_late(theirs);
 	pthread_mutex_unlock(&p->lock);
 	if (purpose == PGR_PURPOSE_JOIN && p->o.lose_join == channel) {
 		p->lost = theirs;

@@ -46,6 +46,7 @@ struct pair_options {
 	unsigned long source_alloc_fails; /* the n-th allocation of the source's main thread */
 	enum session_phase source_cancel, target_cancel; /* 0 (CONNECT): never */
 	unsigned lose_join; /* channel whose JOIN connection never reaches the target; 0: none */
+	bool answer_lost_late; /* PRECHECK arrives, but fault cuts the connection before the target knows */
 	bool target_dies_silently; /* when the target has ended nobody answers */
 	bool state_without_end; /* behind the guest's state come keepalives until one cannot be sent */
 };

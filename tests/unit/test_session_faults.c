@@ -91,6 +91,22 @@ static void cut_at_every_read(void)
 	at_every_place(FAULT_CUT, FAULT_READ, FAULT_CALL, 1, 1, 10, 0, true);
 }
 
+/* Whether an answer that was on its way when the connection went has arrived only the source knows. */
+static void cut_while_the_answer_arrives(void)
+{
+	struct pair_options o;
+	struct pair p;
+
+	small(&o);
+	o.answer_lost_late = true;
+	o.fault = (struct fault_plan){
+		.kind = FAULT_CUT, .side = FAULT_WRITE, .unit = FAULT_CALL, .at = 8};
+	pair_run(&p, &o);
+	CHECK_MSG(p.source.rc == 0, "%s; target: %s", p.source.error.text, p.target.error.text);
+	CHECK(p.source.result.reconnects >= 1);
+	pair_check_and_free(&p);
+}
+
 static void cut_in_the_middle_of_records(void)
 {
 	at_every_place(FAULT_SHORT, FAULT_WRITE, FAULT_BYTE, 1, 37, 30, 0, true);
@@ -296,9 +312,10 @@ static void a_guest_too_big_is_refused(void)
 }
 
 UNIT_MAIN(TEST(cut_at_every_write), TEST(cut_at_every_write_of_a_further_channel),
-	  TEST(cut_at_every_read), TEST(cut_in_the_middle_of_records),
-	  TEST(a_changed_bit_is_refused), TEST(a_changed_bit_from_the_target),
-	  TEST(the_channel_fails_otherwise), TEST(cut_for_good), TEST(the_source_guest_fails),
-	  TEST(the_sink_fails), TEST(the_reason_wins_over_the_cancelled_lane),
-	  TEST(the_journal_fails), TEST(cancelled_in_each_phase),
-	  TEST(memory_is_short_at_the_source), TEST(a_guest_too_big_is_refused))
+	  TEST(cut_at_every_read), TEST(cut_while_the_answer_arrives),
+	  TEST(cut_in_the_middle_of_records), TEST(a_changed_bit_is_refused),
+	  TEST(a_changed_bit_from_the_target), TEST(the_channel_fails_otherwise),
+	  TEST(cut_for_good), TEST(the_source_guest_fails), TEST(the_sink_fails),
+	  TEST(the_reason_wins_over_the_cancelled_lane), TEST(the_journal_fails),
+	  TEST(cancelled_in_each_phase), TEST(memory_is_short_at_the_source),
+	  TEST(a_guest_too_big_is_refused))
