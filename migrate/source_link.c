@@ -388,11 +388,12 @@ static uint64_t taken(struct source *s)
 }
 
 /* A connection that is made again only to be lost again, with nothing done in between, is still the same loss. */
-static uint64_t retry_until(struct source *s, uint64_t patience_ns)
+static uint64_t retry_until(struct source *s, uint64_t patience_ns, bool *again)
 {
 	uint64_t now = session_now_ns(), sum = taken(s);
 
-	if (!s->retry_to || sum != s->retry_taken || now - s->retry_ns > patience_ns)
+	*again = s->retry_to && sum == s->retry_taken && now - s->retry_ns <= patience_ns;
+	if (!*again)
 		s->retry_to = now + patience_ns;
 	s->retry_taken = sum;
 	return s->retry_to;
@@ -422,6 +423,7 @@ static int reconnect(struct source *s, struct pgr_error *err)
 	uint64_t until, pause_ns = RECONNECT_PAUSE_NS;
 	struct pgr_error why;
 	enum session_phase phase;
+	bool again;
 	int rc;
 
 	if (!patience)
@@ -429,7 +431,7 @@ static int reconnect(struct source *s, struct pgr_error *err)
 	pthread_mutex_lock(&s->reporter.lock);
 	phase = s->reporter.progress.phase;
 	pthread_mutex_unlock(&s->reporter.lock);
-	until = retry_until(s, patience * 1000000ull);
+	until = retry_until(s, patience * 1000000ull, &again);
 	pthread_mutex_lock(&s->lock);
 	why = s->lost_error;
 	pthread_mutex_unlock(&s->lock);
@@ -455,7 +457,8 @@ static int reconnect(struct source *s, struct pgr_error *err)
 			return rc;
 		for (unsigned i = 0; !rc && i < s->nr; i++)
 			rc = resume_one(s, i, &last);
-		if (!rc && session_now_ns() <= until)
+		/* One that comes back late has come back. */
+		if (!rc && (!again || session_now_ns() <= until))
 			break;
 		if (!rc)
 			rc = pgr_fail(&last, -ETIMEDOUT, "it was lost again each time");

@@ -20,8 +20,9 @@ static void small(struct pair_options *o)
 	o->guest.workload.working_set = 64u << 10;
 	o->guest.workload.rate = 1u << 20;
 	o->source.policy.max_rounds = 3;
-	o->source.reconnect_ms = o->source.reconnect_stopped_ms = 2000;
-	o->target.resume_wait_ms = 3000;
+	/* What heals does so at once; a machine that stands still for seconds must not look like a fault. */
+	o->source.reconnect_ms = o->source.reconnect_stopped_ms = 10000;
+	o->target.resume_wait_ms = 4000;
 }
 
 static bool resumable(const struct pair *p)
