@@ -289,7 +289,8 @@ void syscall32_from_guest(struct cpu_user_regs *regs)
 			     "a 32-bit system call, and its kernel stack cannot be written");
 }
 
-void exit_work(struct cpu_user_regs *regs)
+/* Interrupts are off, and are again in the end. */
+static __attribute__((noinline)) void exit_slow(struct cpu_user_regs *regs)
 {
 	struct pcpu *c = this_cpu();
 
@@ -305,6 +306,15 @@ void exit_work(struct cpu_user_regs *regs)
 		irq_enable();
 		deliver_events(regs);
 	}
+}
+
+void exit_work(struct cpu_user_regs *regs)
+{
+	const struct pcpu *c = this_cpu();
+
+	irq_disable();
+	if (unlikely(READ_ONCE(c->pending)) || unlikely(vcpu_event_deliverable(c->vcpu)))
+		exit_slow(regs);
 	/* Whatever a guest put there: ring 3, interrupts on, no way to I/O. */
 	regs->cs |= 3;
 	regs->ss |= 3;

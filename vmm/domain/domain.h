@@ -125,6 +125,7 @@ struct domain {
 	spinlock_t page_lock;	     /* types of its tables */
 	spinlock_t frames_lock;	     /* its list of frames and their counts; a leaf */
 	struct frame *unfinished[8]; /* tables given up in part (page_type.h); under page_lock */
+	bool any_unfinished;
 
 	struct domain *next; /* list of all, by id */
 

@@ -174,6 +174,18 @@ static bool is_hypervisor_slot(unsigned level, unsigned index)
 	return level == 4 && index >= HV_FIRST_SLOT && index <= HV_LAST_SLOT;
 }
 
+/* Most tables are mostly empty, and are looked through this many entries at a time. */
+#define BLOCK 8u
+
+static bool block_is_empty(const uint64_t *block)
+{
+	uint64_t any = 0;
+
+	for (unsigned i = 0; i < BLOCK; i++)
+		any |= READ_ONCE(block[i]);
+	return !(any & PTE_P);
+}
+
 /* ---- tables become valid and empty ---- */
 
 static int descend(struct frame *f);
@@ -211,13 +223,17 @@ static int climb(struct frame *f, enum page_type type, unsigned progress)
 		uint64_t pte;
 		int rc;
 
-		if (is_hypervisor_slot(level, i))
-			continue;
-		if (i != progress && i % PREEMPT_EVERY == 0 && may_preempt()) {
+		if (i % PREEMPT_EVERY == 0 && i != progress && may_preempt()) {
 			set_partial(f, type, i, false);
 			return -ERESTART;
 		}
+		if (i % BLOCK == 0 && block_is_empty(table + i)) {
+			i += BLOCK - 1;
+			continue;
+		}
 		pte = READ_ONCE(table[i]);
+		if (!(pte & PTE_P) || is_hypervisor_slot(level, i))
+			continue;
 		rc = hold(pte, level, f->owner);
 		if (rc) {
 			set_partial(f, type, i, rc == -ERESTART);
@@ -274,11 +290,13 @@ static int descend(struct frame *f)
 		}
 	}
 	while (i > 0) {
-		uint64_t pte;
+		uint64_t pte = 0;
 
-		i--;
-		pte = READ_ONCE(table[i]);
-		if (is_hypervisor_slot(level, i) || !(pte & PTE_P)) {
+		if (i % BLOCK == 0 && block_is_empty(table + i - BLOCK))
+			i -= BLOCK;
+		else
+			pte = READ_ONCE(table[--i]);
+		if (!(pte & PTE_P) || is_hypervisor_slot(level, i)) {
 			/* nothing is held */
 		} else if (level == 1) {
 			drop_l1e(pte);
@@ -385,6 +403,7 @@ static void leave_unfinished(struct frame *f)
 	}
 	BUG_ON(!free);
 	*free = f;
+	d->any_unfinished = true;
 }
 
 /* Go on with a table that is PARTIAL, or begin with one that is BUSY. */
@@ -503,6 +522,8 @@ void frame_put_both(struct frame *f)
 
 int page_lock_again(struct domain *d)
 {
+	if (likely(!d->any_unfinished))
+		return 0;
 	for (unsigned i = 0; i < ARRAY_SIZE(d->unfinished); i++) {
 		struct frame *f = d->unfinished[i];
 		int rc = f && is_unfinished(f, d) ? descend(f) : 0;
@@ -511,6 +532,7 @@ int page_lock_again(struct domain *d)
 			return rc;
 		d->unfinished[i] = NULL;
 	}
+	d->any_unfinished = false;
 	return 0;
 }
 
