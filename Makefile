@@ -62,7 +62,7 @@ UNITS := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 BENCHES := $(patsubst tests/bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC))
 
-.PHONY: all help check test lint fuzz bench demo lab install clean units fuzzers benches print-flags FORCE
+.PHONY: all help check test lint fuzz bench bench-vmm demo lab install clean units fuzzers benches print-flags FORCE
 .PHONY: setup-build setup-lint setup-lab
 .SECONDARY:
 
@@ -76,6 +76,7 @@ help:
 	@echo '  lint     formatting, static analysis, warnings of gcc and clang as errors'
 	@echo '  fuzz     fuzz the stream readers; FUZZ_SECONDS=$(FUZZ_SECONDS) for each of them'
 	@echo '  bench    how fast the engine is on this machine, beside QEMU'
+	@echo '  bench-vmm  what the hypervisor costs, in instructions, beside Xen 4.17 and none'
 	@echo '  demo     two hosts, a Debian guest that moves between them, and what that cost'
 	@echo '  lab      two hosts to look around in'
 	@echo '  install  the command, its unit, man pages and completion; PREFIX=$(PREFIX) DESTDIR='
@@ -182,6 +183,10 @@ fuzz: setup-build setup-lint
 bench: setup-build setup-lab
 	@+$(AGAIN) benches
 	@$(ALONE) tests/bench/run
+
+bench-vmm: setup-build setup-lab
+	@+$(AGAIN) vmm
+	@$(ALONE) tests/bench/vmm_run
 
 demo: setup-build setup-lab
 	@+$(AGAIN) all

@@ -1,0 +1,487 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The only program of the machine that is measured (static, process 1): runs each row that bench.rows= on the kernel's command line names, some
+ * batches of it, and says for each batch how many instructions it took by the TSC, which under `-icount shift=0` counts them. Then it says `bench: done`.
+ *
+ *   bench: init TSC
+ *   bench: row NAME OPERATIONS TSC NANOSECONDS        for each batch
+ *   bench: skip NAME WHY
+ *
+ * Around each batch stand marks for the plugin (counts.c).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE	    4096ul
+#define MIB	    (1ul << 20)
+#define MAX_BATCHES 64
+#define LINE	    2048
+
+struct row {
+	const char *name;
+	unsigned operations; /* of one batch */
+	unsigned batches;    /* 0: as the others */
+	void (*run)(unsigned n);
+	bool (*prepare)(void); /* false: it cannot run here, and has said why */
+	void (*between)(void); /* before each batch */
+};
+
+static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void say(const char *format, ...)
+{
+	char text[LINE];
+	va_list list;
+	int n;
+
+	va_start(list, format);
+	n = vsnprintf(text, sizeof(text), format, list);
+	va_end(list);
+	if (write(1, text, (size_t)n) != n)
+		_exit(1);
+}
+
+static void __attribute__((noreturn)) stop(void)
+{
+	reboot(RB_POWER_OFF);
+	for (;;)
+		pause();
+}
+
+static void must(bool fine, const char *what)
+{
+	if (fine)
+		return;
+	say("bench: failed: %s: %s\n", what, strerror(errno));
+	stop();
+}
+
+static uint64_t tsc(void)
+{
+	return __builtin_ia32_rdtsc();
+}
+
+static uint64_t nanoseconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* ---- system calls ---- */
+
+static void getppids(unsigned n)
+{
+	while (n--)
+		syscall(SYS_getppid);
+}
+
+static int zero_fd = -1;
+
+static bool open_zero(void)
+{
+	zero_fd = open("/dev/zero", O_RDONLY);
+	must(zero_fd >= 0, "/dev/zero");
+	return true;
+}
+
+static void read_zero(unsigned n)
+{
+	char byte;
+
+	while (n--)
+		must(read(zero_fd, &byte, 1) == 1, "read /dev/zero");
+}
+
+static volatile unsigned caught;
+
+static void on_signal(int number)
+{
+	(void)number;
+	caught++;
+}
+
+static bool catch_signal(void)
+{
+	signal(SIGUSR1, on_signal);
+	return true;
+}
+
+static void signals(unsigned n)
+{
+	pid_t self = getpid();
+
+	while (n--)
+		kill(self, SIGUSR1);
+}
+
+static int to_self[2], there[2], back[2];
+
+static bool open_pipe(void)
+{
+	must(!pipe(to_self), "pipe");
+	return true;
+}
+
+static void pipe_self(unsigned n)
+{
+	char byte = 0;
+
+	while (n--)
+		must(write(to_self[1], &byte, 1) == 1 && read(to_self[0], &byte, 1) == 1, "pipe");
+}
+
+static bool start_echo(void)
+{
+	char byte;
+
+	must(!pipe(there) && !pipe(back), "pipe");
+	if (fork())
+		return true;
+	close(there[1]);
+	while (read(there[0], &byte, 1) == 1 && write(back[1], &byte, 1) == 1)
+		;
+	_exit(0);
+}
+
+static void pipe_other(unsigned n)
+{
+	char byte = 0;
+
+	while (n--)
+		must(write(there[1], &byte, 1) == 1 && read(back[0], &byte, 1) == 1, "echo");
+}
+
+/* ---- memory ---- */
+
+static char *map(size_t bytes)
+{
+	char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	must(p != MAP_FAILED, "mmap");
+	return p;
+}
+
+static void touch(char *p, size_t bytes)
+{
+	for (size_t at = 0; at < bytes; at += PAGE)
+		*(volatile char *)(p + at) = 1;
+}
+
+#define FAULT_PAGES 512
+static char *fresh;
+
+static bool map_fresh(void)
+{
+	fresh = map(FAULT_PAGES * PAGE);
+	return true;
+}
+
+/* The page tables stay: it is the fault that is measured. */
+static void forget_fresh(void)
+{
+	touch(fresh, FAULT_PAGES * PAGE);
+	must(!madvise(fresh, FAULT_PAGES * PAGE, MADV_DONTNEED), "madvise");
+}
+
+static void fault(unsigned n)
+{
+	touch(fresh, n * PAGE);
+}
+
+static void map_touch_unmap(unsigned n)
+{
+	while (n--) {
+		char *p = map(MIB);
+
+		touch(p, MIB);
+		munmap(p, MIB);
+	}
+}
+
+#define PROTECTED (256 * PAGE)
+static char *protected;
+
+static bool map_protected(void)
+{
+	protected = map(PROTECTED);
+	touch(protected, PROTECTED);
+	return true;
+}
+
+static void protect(unsigned n)
+{
+	while (n--)
+		must(!mprotect(protected, PROTECTED, PROT_READ) &&
+			     !mprotect(protected, PROTECTED, PROT_READ | PROT_WRITE),
+		     "mprotect");
+}
+
+/* ---- processes ---- */
+
+static void run_program(const char *const *words)
+{
+	int status;
+	pid_t child = fork();
+
+	must(child >= 0, "fork");
+	if (!child) {
+		if (words)
+			execv(words[0], (char *const *)words);
+		_exit(words ? 127 : 0);
+	}
+	must(waitpid(child, &status, 0) == child && status == 0, words ? words[0] : "fork");
+}
+
+static void fork_exit(unsigned n)
+{
+	while (n--)
+		run_program(NULL);
+}
+
+static void fork_exec(unsigned n)
+{
+	static const char *const words[] = {"/init", "exit", NULL};
+
+	while (n--)
+		run_program(words);
+}
+
+static bool have_compiler(void)
+{
+	must(!access("/usr/bin/gcc", X_OK), "/usr/bin/gcc");
+	return true;
+}
+
+static void compile(unsigned n)
+{
+	static const char *const words[] = {"/usr/bin/gcc", "-O2",	     "-c", "/work/large.i",
+					    "-o",	    "/work/large.o", NULL};
+
+	while (n--)
+		run_program(words);
+}
+
+static void compile_tiny(unsigned n)
+{
+	static const char *const words[] = {"/usr/bin/gcc", "-O2",	    "-c", "/work/tiny.i",
+					    "-o",	    "/work/tiny.o", NULL};
+
+	while (n--)
+		run_program(words);
+}
+
+static void shell_loop(unsigned n)
+{
+	char script[64];
+	const char *const words[] = {"/bin/busybox", "sh", "-c", script, NULL};
+
+	snprintf(script, sizeof(script), "i=0; while [ $i -lt %u ]; do /bin/true; i=$((i+1)); done",
+		 n);
+	run_program(words);
+}
+
+/* ---- others ---- */
+
+struct privcmd_hypercall { /* of Linux' ABI, include/uapi/xen/privcmd.h */
+	uint64_t number, arguments[5];
+};
+#define PRIVCMD_HYPERCALL   _IOC(_IOC_NONE, 'P', 0, sizeof(struct privcmd_hypercall))
+#define XEN_VERSION	    17
+#define XEN_VERSION_VERSION 0
+
+static int privcmd = -1;
+
+static bool open_privcmd(void)
+{
+	int module;
+
+	if (access("/sys/hypervisor/type", R_OK)) {
+		say("bench: skip hypercall there is no hypervisor\n");
+		return false;
+	}
+	module = open("/xen-privcmd.ko", O_RDONLY);
+	must(module >= 0 && !syscall(SYS_finit_module, module, "", 0), "xen-privcmd.ko");
+	close(module);
+	privcmd = open("/dev/xen/privcmd", O_RDWR);
+	must(privcmd >= 0, "/dev/xen/privcmd");
+	return true;
+}
+
+static void hypercalls(unsigned n)
+{
+	struct privcmd_hypercall call = {XEN_VERSION, {XEN_VERSION_VERSION}};
+
+	while (n--)
+		must(ioctl(privcmd, PRIVCMD_HYPERCALL, &call) > 0, "hypercall");
+}
+
+/* Integers and memory, and nothing of the kernel. */
+static char *from, *to;
+
+static bool map_copied(void)
+{
+	from = map(MIB);
+	to = map(MIB);
+	touch(from, MIB);
+	touch(to, MIB);
+	return true;
+}
+
+static volatile uint64_t sink;
+
+static void compute(unsigned n)
+{
+	uint64_t x = 88172645463325252u;
+
+	while (n--) {
+		for (unsigned i = 0; i < 1000000; i++) {
+			x ^= x << 13;
+			x ^= x >> 7;
+			x ^= x << 17;
+		}
+		memcpy(to, from, MIB);
+		sink = x + (unsigned char)to[x % MIB];
+	}
+}
+
+static const struct row rows[] = {
+	{"getppid", 1000, 0, getppids, NULL, NULL},
+	{"read", 1000, 0, read_zero, open_zero, NULL},
+	{"fault", FAULT_PAGES, 0, fault, map_fresh, forget_fresh},
+	{"mmap", 4, 0, map_touch_unmap, NULL, NULL},
+	{"mprotect", 8, 0, protect, map_protected, NULL},
+	{"fork", 8, 0, fork_exit, NULL, NULL},
+	{"exec", 4, 0, fork_exec, NULL, NULL},
+	{"switch", 100, 0, pipe_other, start_echo, NULL},
+	{"signal", 400, 0, signals, catch_signal, NULL},
+	{"pipe", 400, 0, pipe_self, open_pipe, NULL},
+	{"hypercall", 400, 0, hypercalls, open_privcmd, NULL},
+	{"cpu", 10, 3, compute, map_copied, NULL},
+	{"shell", 20, 3, shell_loop, NULL, NULL},
+	{"tiny-cc", 10, 1, compile_tiny, have_compiler, NULL},
+	{"cc", 1, 1, compile, have_compiler, NULL},
+};
+
+/* For the plugin: where a window begins and where it ends. */
+#define MARK_BEGIN() \
+	__asm__ volatile(".byte 0x0f, 0x1f, 0x84, 0x00\n\t.long 0x50410000" ::: "memory")
+#define MARK_END() __asm__ volatile(".byte 0x0f, 0x1f, 0x84, 0x00\n\t.long 0x50420000" ::: "memory")
+
+struct sample {
+	uint64_t tsc, nanoseconds;
+};
+
+static void measure(const struct row *r, unsigned batches)
+{
+	struct sample sample[MAX_BATCHES];
+
+	if (r->prepare && !r->prepare())
+		return;
+	/* Once for nothing: the caches of the kernel's allocators are filled then. */
+	if (batches > 1)
+		r->run(r->operations);
+	for (unsigned i = 0; i < batches; i++) {
+		uint64_t began_tsc, began_ns;
+
+		if (r->between)
+			r->between();
+		began_ns = nanoseconds();
+		began_tsc = tsc();
+		MARK_BEGIN();
+		r->run(r->operations);
+		MARK_END();
+		sample[i].tsc = tsc() - began_tsc;
+		sample[i].nanoseconds = nanoseconds() - began_ns;
+	}
+	for (unsigned i = 0; i < batches; i++)
+		say("bench: row %s %u %llu %llu\n", r->name, r->operations,
+		    (unsigned long long)sample[i].tsc, (unsigned long long)sample[i].nanoseconds);
+}
+
+/* In a process of its own, so that no row has to do with what another has mapped. */
+static void measure_alone(const struct row *r, unsigned batches)
+{
+	int status;
+	pid_t child = fork();
+
+	must(child >= 0, "fork");
+	if (!child) {
+		measure(r, batches);
+		_exit(0);
+	}
+	must(waitpid(child, &status, 0) == child && status == 0, r->name);
+}
+
+/* The kernel's command line has bench.rows=NAME,NAME... and bench.batches=N. */
+static bool wanted(const char *line, const char *name)
+{
+	const char *at = strstr(line, "bench.rows=");
+	size_t length = strlen(name);
+
+	must(at, "bench.rows= on the command line");
+	if (!at)
+		return false;
+	at += strlen("bench.rows=");
+	for (;;) {
+		size_t word = strcspn(at, ", \n");
+
+		if (word == length && !strncmp(at, name, length))
+			return true;
+		if (at[word] != ',')
+			return false;
+		at += word + 1;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t started;
+	char line[LINE] = "";
+	const char *at;
+	unsigned batches;
+	int fd;
+
+	if (argc > 1 && !strcmp(argv[1], "exit"))
+		_exit(0);
+	MARK_END(); /* all since power-on */
+	started = tsc();
+	mount("proc", "/proc", "proc", 0, "");
+	mount("sysfs", "/sys", "sysfs", 0, "");
+	mount("dev", "/dev", "devtmpfs", 0, "");
+	fd = open("/dev/console", O_RDWR);
+	if (fd >= 0) {
+		dup2(fd, 0);
+		dup2(fd, 1);
+		dup2(fd, 2);
+	}
+	say("bench: init %llu\n", (unsigned long long)started);
+	fd = open("/proc/cmdline", O_RDONLY);
+	must(fd >= 0 && read(fd, line, sizeof(line) - 1) > 0, "/proc/cmdline");
+	close(fd);
+	at = strstr(line, "bench.batches=");
+	batches = at ? (unsigned)atoi(at + strlen("bench.batches=")) : 0;
+	must(batches > 0 && batches <= MAX_BATCHES, "bench.batches= on the command line");
+	setenv("PATH", "/usr/bin:/bin", 1);
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(*rows); i++)
+		if (wanted(line, rows[i].name))
+			measure_alone(&rows[i], rows[i].batches ? rows[i].batches : batches);
+	say("bench: done\n");
+	stop();
+}
