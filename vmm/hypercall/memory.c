@@ -44,17 +44,17 @@ static bool order_ok(unsigned order)
 	return order <= (current->domain->privileged ? ORDER_DOM0 : ORDER_OTHERS);
 }
 
-/* 2^order frames for the domain. False: not there, or it has as many as it may. */
+/* 2^order frames for the domain. False: not there, or it has as many as it may. The lock keeps its other vCPUs from getting the same last ones. */
 static bool give(struct domain *d, unsigned order, unsigned bits, mfn_t *out)
 {
-	if (d->pages + (1ull << order) > d->pages_max)
-		return false;
-	*out = heap_alloc(order, bits);
-	if (mfn_eq(*out, MFN_NONE))
-		return false;
-	for (uint64_t i = 0; i < 1ull << order; i++)
+	*out = MFN_NONE;
+	spin_lock(&d->lock);
+	if (d->pages + (1ull << order) <= d->pages_max)
+		*out = heap_alloc(order, bits);
+	for (uint64_t i = 0; !mfn_eq(*out, MFN_NONE) && i < 1ull << order; i++)
 		domain_add_frame(d, mfn_frame(MFN(out->v + i)));
-	return true;
+	spin_unlock(&d->lock);
+	return !mfn_eq(*out, MFN_NONE);
 }
 
 /*
@@ -140,7 +140,10 @@ static bool is_unused(const struct frame *f, const struct domain *d)
 	       !(READ_ONCE(f->type) & (TYPE_COUNT_MASK | TYPE_PARTIAL));
 }
 
-/* One extent of the larger order, given in extents of the smaller: from `in` to `out`. New frames first, so that failing changes nothing. */
+/*
+ * One extent of the larger order, given in extents of the smaller: from `in` to `out`. New frames first, so that failing changes nothing. They become the
+ * domain's when as many old ones have gone: its other vCPUs may have changed the list or given them back meanwhile, and nobody gets more that way.
+ */
 static int exchange_chunk(struct domain *d, const struct xen_memory_exchange *x, uint64_t chunk,
 			  unsigned big)
 {
@@ -167,10 +170,20 @@ static int exchange_chunk(struct domain *d, const struct xen_memory_exchange *x,
 			break;
 		}
 	}
-	while (rc && got--)
-		heap_free(fresh[got], x->out.extent_order);
-	if (rc)
+	spin_lock(&d->lock);
+	for (uint64_t i = 0; !rc && i < in_each; i++) {
+		xen_pfn_t mfn;
+
+		if (from_guest(&mfn, x->in.extent_start, chunk * in_each + i) ||
+		    !drop_extent(d, mfn, x->in.extent_order))
+			rc = -EINVAL;
+	}
+	if (rc) {
+		spin_unlock(&d->lock);
+		while (got--)
+			heap_free(fresh[got], x->out.extent_order);
 		return rc;
+	}
 	for (uint64_t i = 0; i < out_each; i++) {
 		xen_pfn_t pfn = M2P_INVALID;
 
@@ -184,14 +197,7 @@ static int exchange_chunk(struct domain *d, const struct xen_memory_exchange *x,
 		if (to_guest(x->out.extent_start, chunk * out_each + i, &fresh[i].v))
 			rc = -EFAULT;
 	}
-	for (uint64_t i = 0; i < in_each; i++) {
-		xen_pfn_t mfn;
-
-		/* Another vCPU of its may have changed the list: what is dropped is its own in any case. */
-		if (from_guest(&mfn, x->in.extent_start, chunk * in_each + i) ||
-		    !drop_extent(d, mfn, x->in.extent_order))
-			rc = -EFAULT;
-	}
+	spin_unlock(&d->lock);
 	return rc;
 }
 
