@@ -91,7 +91,7 @@ struct vcpu {
 	uint64_t state_since, state_time[4]; /* ns */
 	unsigned pause_count;		     /* does not run while it is not 0; atomic */
 	bool down;			     /* not brought up (VCPUOP_up), or taken down */
-	bool initialised;
+	bool initialised, initialising;
 	bool blocked; /* waits for an event */
 	bool poll;    /* waits in SCHEDOP_poll */
 	uint32_t poll_port;

@@ -15,19 +15,16 @@
 
 static long initialise(struct vcpu *v, arg_t arg)
 {
-	struct domain *d = v->domain;
 	struct vcpu_guest_context context;
-	long rc = -EEXIST;
+	long rc;
 
 	if (copy_from_guest(&context, GUEST_VA(arg), sizeof(context)))
 		return -EFAULT;
-	spin_lock(&d->lock);
-	if (!v->initialised) {
-		rc = vcpu_set_context(v, &context);
-		if (!rc)
-			v->initialised = true;
-	}
-	spin_unlock(&d->lock);
+	/* No lock, for others would wait while its tables are checked. */
+	if (__atomic_exchange_n(&v->initialising, true, __ATOMIC_SEQ_CST))
+		return -EEXIST;
+	rc = vcpu_set_context(v, &context);
+	__atomic_store_n(&v->initialising, false, __ATOMIC_SEQ_CST);
 	return rc;
 }
 
