@@ -127,6 +127,11 @@ int vcpu_create(struct domain *d, unsigned id, struct vcpu **out)
 		/* Those beyond the shared page's have theirs once they have registered one. */
 		v->info = id < XEN_LEGACY_MAX_VCPUS ? &d->shared_info->vcpu_info[id]
 						    : heap_alloc_pages(0);
+		if (!v->info) {
+			fpu_vcpu_free(v);
+			heap_zfree(v, sizeof(*v));
+			return -ENOMEM;
+		}
 		v->info->evtchn_upcall_mask = 1;
 		sched_vcpu_init(v);
 	}
