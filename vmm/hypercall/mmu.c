@@ -139,7 +139,8 @@ long do_mmu_update(arg_t updates, arg_t count, arg_t done, arg_t domain)
 	while (!rc && i < n) {
 		mmu_update_t u;
 
-		if (i && i % LOOK_EVERY == 0 && hypercall_preempt_check()) {
+		if (i && i % LOOK_EVERY == 0 &&
+		    (hypercall_preempt_check() || spin_is_contended(&d->page_lock))) {
 			rc = -ERESTART;
 		} else if (copy_from_guest(&u, GUEST_VA(updates + i * sizeof(u)), sizeof(u))) {
 			rc = -EFAULT;

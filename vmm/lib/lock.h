@@ -56,6 +56,13 @@ static inline void spin_unlock(spinlock_t *l)
 	__atomic_store_n(&l->serving, (uint16_t)(l->serving + 1), __ATOMIC_RELEASE);
 }
 
+/* The caller holds it: somebody else waits for it. */
+static inline bool spin_is_contended(const spinlock_t *l)
+{
+	return (uint16_t)(__atomic_load_n(&l->ticket, __ATOMIC_RELAXED) -
+			  __atomic_load_n(&l->serving, __ATOMIC_RELAXED)) > 1;
+}
+
 static inline bool spin_is_locked(const spinlock_t *l)
 {
 	return __atomic_load_n(&l->serving, __ATOMIC_RELAXED) !=

@@ -12,7 +12,7 @@
  *  4. (The accessors: mm/access.h.)
  *  5. A frame changes its type or its owner only when no TLB holds an entry of its former use: f->clock is the TLB clock at which the
  *     last typed reference went, and whoever changes the type flushes the CPUs that have not flushed since.
- *  6. Checking a table takes as long as its guest likes, so it stops when may_preempt() says so and goes on later.
+ *  6. Checking a table takes as long as its guest likes, so it stops when shall_stop() says so and goes on later.
  *
  * The states of a frame's type word (mm/frame.h), and who changes them:
  *
@@ -56,6 +56,12 @@ static unsigned level_of(enum page_type t)
 static enum page_type table_type(unsigned level)
 {
 	return (enum page_type)(TYPE_L1 + level - 1);
+}
+
+/* Whether to stop for now: something waits for this CPU, or another vCPU, which keeps its CPU meanwhile, for the page lock. */
+static bool shall_stop(const struct frame *f)
+{
+	return may_preempt() || spin_is_contended(&f->owner->page_lock);
 }
 
 static unsigned progress_of(uint64_t word)
@@ -223,7 +229,7 @@ static int climb(struct frame *f, enum page_type type, unsigned progress)
 		uint64_t pte;
 		int rc;
 
-		if (i % PREEMPT_EVERY == 0 && i != progress && may_preempt()) {
+		if (i % PREEMPT_EVERY == 0 && i != progress && shall_stop(f)) {
 			set_partial(f, type, i, false);
 			return -ERESTART;
 		}
@@ -310,7 +316,7 @@ static int descend(struct frame *f)
 			}
 		}
 		/* Empty entries count too: a tree of tables with few entries each is large all the same. */
-		if (i % PREEMPT_EVERY == 0 && i > 0 && may_preempt()) {
+		if (i % PREEMPT_EVERY == 0 && i > 0 && shall_stop(f)) {
 			set_partial(f, type, i, false);
 			return -ERESTART;
 		}
