@@ -4,6 +4,7 @@
 #include "vmm/domain/domain.h"
 #include "vmm/hypercall/event_channel.h"
 #include "vmm/lib/print.h"
+#include "vmm/mm/audit.h"
 #include "vmm/mm/heap.h"
 #include "vmm/platform/irq.h"
 #include "vmm/platform/power.h"
@@ -13,7 +14,7 @@
 static void help(void)
 {
 	log_info(
-		"Debug keys: c CPUs, d registers, e events, h this, i interrupts, m memory, q domains, r run queues, R restart at once, t time");
+		"Debug keys: a audit frames, c CPUs, d registers, e events, h this, i interrupts, m memory, q domains, r run queues, R restart at once, t time");
 }
 
 static void cpus(void)
@@ -92,6 +93,9 @@ static void each_domain(char key)
 void debug_key(char key)
 {
 	switch (key) {
+	case 'a':
+		audit_frames();
+		break;
 	case 'c':
 		cpus();
 		break;

@@ -267,3 +267,13 @@ void fifo_destroy(struct domain *d)
 	}
 	heap_zfree(f, sizeof(*f));
 }
+
+bool events_frame(struct domain *d, unsigned i, struct frame **f)
+{
+	const struct fifo_state *s = d->events->fifo;
+
+	if (!s || i >= s->pages + MAX_VCPUS)
+		return false;
+	*f = i < s->pages ? s->page[i] : s->vcpu[i - s->pages].frame;
+	return true;
+}
