@@ -2,8 +2,10 @@
 /*
  * Hypercalls at random: arguments and structures are made of what means something (own frames, tables, ports, addresses in and out of the
  * guest's memory, commands, versions), of neighbours of that, and of noise; some are made again with a bit changed.
+ * Between them come operations on page tables (lib/storm.c), which a second vCPU does now and then at the same time.
  * The hypervisor must neither panic nor hang, and the guest's own code must come through it: what would end the guest by right is left
  * out. Options: seed=N (otherwise it is another each time, and said), seconds=N, calls=N.
+ * Processors: 2
  */
 #include "tests/guests/lib/guest.h"
 
@@ -22,8 +24,7 @@
 #include <xen/sysctl.h>
 #pragma pop_macro("__STRICT_ANSI__")
 
-#define SECONDS	     30u
-#define NS	     1000000000ull
+#define SECONDS	     60u
 #define PAGES	     64u /* that it may do anything with */
 #define SCRATCH	     0x40000000000ull
 #define SCRATCH_SIZE 0x400000ull
@@ -37,6 +38,7 @@ static uint64_t random_state;
 static uint8_t *page[PAGES]; /* mapped read-only or not at all, now and then */
 static uint8_t *room;	     /* structures are built here */
 static uint64_t made, fine;
+static struct storm mine, others;
 
 /* xorshift64*: any seed but 0 */
 static uint64_t noise(void)
@@ -466,23 +468,6 @@ static void change_a_page(void)
 	}
 }
 
-static uint64_t ticks_now(void)
-{
-	uint32_t low, high;
-
-	__asm__ volatile("lfence; rdtsc" : "=a"(low), "=d"(high)::"memory");
-	return (uint64_t)high << 32 | low;
-}
-
-/* Taken before anything else: the page that says it will not stay as it is. */
-static uint64_t ticks_of(uint64_t seconds)
-{
-	const struct vcpu_time_info *t = &shared_info->vcpu_info[0].time;
-	uint64_t ticks = (NS << 32) / t->tsc_to_system_mul * seconds;
-
-	return t->tsc_shift < 0 ? ticks << -t->tsc_shift : ticks >> t->tsc_shift;
-}
-
 static void step(uint64_t ignored)
 {
 	struct call c;
@@ -495,6 +480,8 @@ static void step(uint64_t ignored)
 			change_a_page();
 		if (below(32) == 0)
 			perform_several();
+		if (below(64) == 0)
+			storm_step(&mine);
 		/* The structures of the moment, changed in one place. */
 		if (below(4) == 0 && c.number != __HYPERVISOR_mmu_update &&
 		    c.number != __HYPERVISOR_mmuext_op && c.number != __HYPERVISOR_memory_op &&
@@ -506,10 +493,27 @@ static void step(uint64_t ignored)
 	}
 }
 
+static void storm_other(void)
+{
+	storm_step(&others);
+}
+
+/* One second of four: where two processors wait for each other, much less is done in the same time. */
+static void wake_second(bool wake)
+{
+	static bool awake = true;
+
+	if (wake != awake)
+		hypercall3(__HYPERVISOR_vcpu_op, wake ? VCPUOP_up : VCPUOP_down, 1, 0);
+	awake = wake;
+}
+
 static void fuzz(void)
 {
 	uint64_t seed = option("seed", 0), calls = option("calls", ~0ull), faults = 0;
-	uint64_t began = ticks_now(), limit = ticks_of(option("seconds", SECONDS));
+	uint64_t began = ticks_now(), second = ticks_of(1000),
+		 limit = ticks_of(option("seconds", SECONDS) * 1000);
+	bool two;
 
 	if (!seed)
 		seed = began ^ (began << 20) ^ 0x9e3779b97f4a7c15ull;
@@ -520,8 +524,14 @@ static void fuzz(void)
 		page[i] = page_alloc();
 	for (uint64_t at = SCRATCH; at < SCRATCH + SCRATCH_SIZE; at += 512 * PAGE_SIZE)
 		map_at(l4_mfn(), at, 0);
+	storm_init();
+	mine.random = noise() | 1;
+	others.random = noise() | 1;
+	two = second_start(storm_other);
 	events_allow(true);
 	while (made < calls && ticks_now() - began < limit) {
+		if (two)
+			wake_second((ticks_now() - began) / second % 4 == 0);
 		if (no_fault(step, 0))
 			continue;
 		/* Writes to a page of its own that has become something else. */
@@ -534,6 +544,16 @@ static void fuzz(void)
 	events_allow(false);
 	say("%llu calls, %llu of them without an error, %llu faults of its own",
 	    (unsigned long long)made, (unsigned long long)fine, (unsigned long long)faults);
+	if (two) {
+		wake_second(true);
+		second_stop();
+		second_start(storm_let_go);
+		second_stop();
+	}
+	say("%llu and %llu operations on tables, %llu and %llu of them without an error",
+	    (unsigned long long)mine.made, (unsigned long long)others.made,
+	    (unsigned long long)mine.fine, (unsigned long long)others.fine);
+	storm_end();
 	CHECK(made > 1000, "only %llu calls", (unsigned long long)made);
 	CHECK(fine > made / 20, "only %llu of %llu calls did anything", (unsigned long long)fine,
 	      (unsigned long long)made);

@@ -7,7 +7,8 @@
  *   FAILURE   the hypervisor did what it must not
  *   ERROR     the test itself could not go on (an exception that nobody expected)
  *
- * and CRASH is what the runner calls a part that began and said nothing more. All of it runs on one vCPU in dom0's place.
+ * and CRASH is what the runner calls a part that began and said nothing more. All of it runs on the first vCPU in dom0's place; a guest whose
+ * head says "Processors: 2" has another one to do something at the same time (second.c).
  */
 #ifndef TESTS_GUESTS_LIB_GUEST_H
 #define TESTS_GUESTS_LIB_GUEST_H
@@ -161,5 +162,38 @@ long mmuext(unsigned command, uint64_t arg1, uint64_t arg2);
 long protect(const void *page, bool writable);
 /* Map at va below the L4 with what tables it needs; each step checked. */
 void map_at(uint64_t root_mfn, uint64_t va, uint64_t value);
+
+/* ---- the second vCPU (second.c) ---- */
+
+/* What it begins with: the kernel's tables, a loop that calls what second_start() says. */
+void second_context(struct vcpu_guest_context *c);
+/*
+ * Let it call fn() again and again; an exception ends the call and counts as a fault. Returns after the first. False: there is no second vCPU. fn works with
+ * what is its own, and says nothing.
+ */
+bool second_start(void (*fn)(void));
+/* It is not in fn() any more when this returns. */
+void second_stop(void);
+extern volatile uint64_t second_rounds, second_faults;
+
+/* ---- time (main.c) ---- */
+
+uint64_t ticks_now(void);
+/* Taken from the shared page: before anything else happens to that. */
+uint64_t ticks_of(uint64_t milliseconds);
+
+/* ---- random operations on page tables (storm.c) ---- */
+
+/* One for each vCPU; random: any seed but 0. */
+struct storm {
+	uint64_t random, made, fine;
+};
+void storm_init(void);
+uint64_t storm_noise(struct storm *s);
+/* Some operations; a fault of the guest's own may end it early. */
+void storm_step(struct storm *s);
+/* What the vCPU that calls holds; then, on the first one, with the others stopped: all pages must come back. */
+void storm_let_go(void);
+void storm_end(void);
 
 #endif
