@@ -711,6 +711,29 @@ static void narrow_trees_are_interrupted_too(void)
 	relinquish(&guest);
 }
 
+/* Nothing waits for this CPU, but another vCPU for the lock. */
+static void whoever_waits_for_the_lock_gets_it(void)
+{
+	int tries = 0, rc;
+
+	begin();
+	for (unsigned i = 0; i < PT_ENTRIES; i++)
+		set(L1, i, DATA, RW);
+	do {
+		CHECK_EQ(page_lock(&guest), 0);
+		guest.page_lock.ticket++;
+		rc = frame_pin(at(L1), TYPE_L1);
+		guest.page_lock.ticket--;
+		page_unlock(&guest);
+		audit();
+		tries++;
+	} while (rc == -ERESTART);
+	CHECK_EQ(rc, 0);
+	CHECK_EQ(tries, PT_ENTRIES / PREEMPT_EVERY);
+	CHECK_EQ(unpin(L1), 0);
+	relinquish(&guest);
+}
+
 /*
  * Interrupted at every n-th question, for every n: a tree is pinned, changed at each level, made to fail, wanted as something else while it is PARTIAL,
  * and let go of.
@@ -796,4 +819,4 @@ UNIT_MAIN(TEST(a_tree_is_held_and_given_back), TEST(a_table_is_never_writable),
 	  TEST(an_update_does_not_outlive_its_table), TEST(failures_in_failures),
 	  TEST(two_tables_are_left_unfinished), TEST(what_was_unfinished_may_be_anothers),
 	  TEST(relinquished_under_one_lock), TEST(narrow_trees_are_interrupted_too),
-	  TEST(interrupted_anywhere))
+	  TEST(whoever_waits_for_the_lock_gets_it), TEST(interrupted_anywhere))

@@ -8,7 +8,7 @@
 #include <pthread.h>
 #include <sched.h>
 
-#define ROUNDS	   1000u
+#define ROUNDS	   2000u
 #define OPERATIONS 1000u /* in each */
 
 /* Entries that the random tests use: around where work is interrupted, and the hypervisor's. */
@@ -382,6 +382,7 @@ static void random_operations(void)
 		bool busy = round % 2;
 
 		random_begin();
+		look_at_stores = round % 16 < 2;
 		for (unsigned k = 0; k < OPERATIONS; k++) {
 			preempt_every = below(3) ? 0 : 1 + below(6);
 			meanwhile = busy ? others_meanwhile : NULL;

@@ -1,19 +1,58 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A machine for vmm/mm/page_type.c, which is included here: two domains, their processors with TLBs, and an auditor that recounts from the tables' memory
- * what every frame has to be held by. Exactly between operations; inside one, wherever it asks its surroundings for something, what isolation
- * needs of it.
+ * what every frame has to be held by. Exactly between operations; inside one, after each store and wherever it asks its surroundings for something, what
+ * isolation needs of it.
  */
 #ifndef TESTS_UNIT_VMM_FRAMES_H
 #define TESTS_UNIT_VMM_FRAMES_H
 
 #define VMM_HOSTED
 #define __XEN_TOOLS__ 1
-#include "vmm/mm/page_type.c" /* NOLINT(bugprone-suspicious-include) */
-
+#include "vmm/domain/domain.h"
 #include "vmm/mm/tlb.h"
 
 #include "tests/unit/unit.h"
+
+/* Every store of page_type.c, to a table or to the frame table, is a moment at which all invariants hold: the others may look right then. */
+static inline void moment(void);
+static bool look_at_stores = true; /* many tests in one are too slow for that */
+
+static inline void stored(void)
+{
+	if (look_at_stores)
+		moment();
+}
+
+#undef WRITE_ONCE
+#define WRITE_ONCE(x, value)                               \
+	do {                                               \
+		*(volatile __typeof__(x) *)&(x) = (value); \
+		stored();                                  \
+	} while (0)
+#define STORE(operation)                    \
+	({                                  \
+		__auto_type r_ = operation; \
+		stored();                   \
+		r_;                         \
+	})
+#define __atomic_compare_exchange_n(...) STORE(__atomic_compare_exchange_n(__VA_ARGS__))
+#define __atomic_fetch_or(...)		 STORE(__atomic_fetch_or(__VA_ARGS__))
+#define __atomic_fetch_and(...)		 STORE(__atomic_fetch_and(__VA_ARGS__))
+#define __atomic_fetch_add(...)		 STORE(__atomic_fetch_add(__VA_ARGS__))
+#define __atomic_sub_fetch(...)		 STORE(__atomic_sub_fetch(__VA_ARGS__))
+#define __atomic_store_n(...)                  \
+	do {                                   \
+		__atomic_store_n(__VA_ARGS__); \
+		stored();                      \
+	} while (0)
+#include "vmm/mm/page_type.c" /* NOLINT(bugprone-suspicious-include) */
+#undef __atomic_compare_exchange_n
+#undef __atomic_fetch_or
+#undef __atomic_fetch_and
+#undef __atomic_fetch_add
+#undef __atomic_sub_fetch
+#undef __atomic_store_n
 
 #define FRAMES 200u
 
