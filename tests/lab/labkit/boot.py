@@ -13,7 +13,8 @@ SAY_EVERY = 10
 
 # A host that was saved after its boot has an old clock. The guests' disk is mounted now and not at
 # boot: its contents may be newer than the boot.
-PREPARE = "date -s @{now:.3f} >/dev/null; mountpoint -q /var/lib/pagurus/guests || mount -o noatime /dev/vdb /var/lib/pagurus/guests"
+SET_CLOCK = "date -s @{now:.3f} >/dev/null; "
+PREPARE = "mountpoint -q /var/lib/pagurus/guests || mount -o noatime LABEL=guests /var/lib/pagurus/guests"
 
 
 def log_size(place, host):
@@ -51,9 +52,9 @@ def wait(place, host, since, seconds):
         time.sleep(0.05)
 
 
-def finish(place, host, root, seconds):
-    """Connects to a host that is ready and prepares it for use."""
+def finish(place, host, root, seconds, saved=False):
+    """Connects to a host that is ready and prepares it for use; saved: its boot was some time ago."""
     ssh.open_master(place, host, root, seconds)
-    done = ssh.run(place, host, root, PREPARE.format(now=time.time()), seconds, capture_output=True, text=True)
+    done = ssh.run(place, host, root, (SET_CLOCK.format(now=time.time()) if saved else "") + PREPARE, seconds, capture_output=True, text=True)
     if done.returncode != 0:
         raise LabError(f"host {host} cannot be prepared: {done.stderr.strip()}")

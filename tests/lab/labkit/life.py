@@ -19,7 +19,7 @@ def _power_on(place, hosts, options, fresh):
             boot.wait(place, host, 0, options["wait"])
         else:
             warm.resume(place, host, options, folders[host])
-        boot.finish(place, host, options["root"], options["wait"])
+        boot.finish(place, host, options["root"], options["wait"], not fresh)
 
     parallel.each(one, hosts, lambda: qemu.kill_all(place, hosts))
 
@@ -40,7 +40,7 @@ def up(place, args):
         options = {
             "hosts": names, "root": root.root_folder(), "kernel": args.kernel, "smp": args.smp, "mem": args.mem,
             "dom0_mem": args.dom0_mem, "machine": args.machine, "cpu": args.cpu, "xen_args": args.xen_args,
-            "dom0_args": args.dom0_args, "qemu_args": args.qemu_args.split(), "hypervisor": args.hypervisor,
+            "disk": args.disk, "nic": args.nic, "dom0_args": args.dom0_args, "qemu_args": args.qemu_args.split(), "hypervisor": args.hypervisor,
             "image": project.hypervisor_image() if args.hypervisor == "pagurus" else None,
             "wait": args.wait, "limits": {},
         }
@@ -54,7 +54,8 @@ def up(place, args):
                 os.makedirs(place.host(host), mode=0o700)
                 qemu.make_overlay(place.disk(host, "root.qcow2"), os.path.join(options["root"], "root.img"), "raw")
                 qemu.make_overlay(place.disk(host, "guests.qcow2"), guests_disk, "raw")
-            _power_on(place, names, options, args.fresh)
+            # QEMU cannot save the state of an NVMe controller.
+            _power_on(place, names, options, args.fresh or args.disk == "nvme")
             if not args.no_install:
                 project.push(place, names, options["root"])
         except BaseException:

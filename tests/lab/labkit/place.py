@@ -13,6 +13,9 @@ REPO = os.path.dirname(os.path.dirname(LAB))
 CACHE = os.path.join(os.environ.get("PAGURUS_CACHE") or "/var/cache/pagurus", "lab")
 
 HOST_NAMES = "abcdefgh"
+# What a host's disks and network cards can be, and the drivers that its initramfs loads for them.
+DISK_DRIVERS = {"virtio": ("virtio_pci", "virtio_blk"), "ide": ("ata_piix", "sd_mod"), "ahci": ("ahci", "sd_mod"), "nvme": ("nvme",)}
+NIC_DRIVERS = {"virtio": ("virtio_pci", "virtio_net"), "e1000": ("e1000",), "e1000e": ("e1000e",)}
 KERNELS = ("6.1", "6.12")  # of dom0; root/build makes them
 MAX_SOCKET_PATH = 90  # sun_path holds 108 bytes and ssh adds 17 while it makes its socket
 

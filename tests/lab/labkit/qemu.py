@@ -11,6 +11,7 @@ import time
 
 from labkit import network
 from labkit.errors import LabError
+from labkit.place import DISK_DRIVERS, NIC_DRIVERS
 
 BINARY = "qemu-system-x86_64"
 KILL_SECONDS = 30
@@ -28,6 +29,8 @@ DOM0_ARGS = ("console=hvc0 mitigations=off tsc=nowatchdog watchdog_thresh=60 rcu
 # A PV dom0 sees machine addresses in its own way: virtio must go through its DMA interface.
 VIRTIO = "iommu_platform=on,disable-legacy=on"
 
+FIRST_DISK_SLOT, FIRST_NIC_SLOT = 4, 6
+
 
 def make_overlay(path, backing, form):
     """A new disk at path over the read-only image backing."""
@@ -42,6 +45,31 @@ def _comma(text):
     return text.replace(",", ",,")
 
 
+def _controller(options):
+    """The disks' controller, where they need one and the machine has none of that kind."""
+    kind = {("pc", "ahci"): "ich9-ahci", ("q35", "ide"): "piix3-ide"}.get((options["machine"], options["disk"]))
+    return ["-device", f"{kind},id=disks,addr={FIRST_DISK_SLOT:#x}"] if kind else []
+
+
+def _disk(options, number, file):
+    """One of the two disks."""
+    words = ["-drive", f"file={file},format=qcow2,if=none,id=disk{number},discard=unmap"]
+    slot = f"addr={FIRST_DISK_SLOT + number:#x}"
+    if options["disk"] == "virtio":
+        return words + ["-device", f"virtio-blk-pci,drive=disk{number},{VIRTIO},{slot}"]
+    if options["disk"] == "nvme":
+        return words + ["-device", f"nvme,drive=disk{number},serial=lab{number},{slot}"]
+    bus = "disks" if _controller(options) else "ide"
+    return words + ["-device", f"ide-hd,drive=disk{number},bus={bus}.{number}"]
+
+
+def _card(options, number, tap, mac):
+    """One of the two network cards."""
+    kind = f"virtio-net-pci,{VIRTIO}" if options["nic"] == "virtio" else options["nic"]
+    return ["-netdev", f"tap,id=net{number},ifname={tap},script=no,downscript=no",
+            "-device", f"{kind},netdev=net{number},mac={mac},romfile=,addr={FIRST_NIC_SLOT + number:#x}"]
+
+
 def command_line(place, host, options, memory=None, incoming=False):
     """
     The whole command line of a host; options as lab up stored them.
@@ -53,7 +81,8 @@ def command_line(place, host, options, memory=None, incoming=False):
     kernel = options["kernel"]
     image = options.get("image")
     xen = f"{PAGURUS_ARGS if image else XEN_ARGS} dom0_mem={options['dom0_mem']}M,max:{options['dom0_mem']}M {options['xen_args']}".strip()
-    linux = f"{DOM0_ARGS} lab.host={host} {options['dom0_args']}".strip()
+    drivers = ",".join(DISK_DRIVERS[options["disk"]] + NIC_DRIVERS[options["nic"]])
+    linux = f"{DOM0_ARGS} lab.host={host} lab.drivers={drivers} {options['dom0_args']}".strip()
     manage, between = network.taps(host)
     words = [
         BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-name", f"{place.name}-{host}",
@@ -67,13 +96,11 @@ def command_line(place, host, options, memory=None, incoming=False):
         "-qmp", f"unix:{place.host(host, 'qmp.sock')},server=on,wait=off",
         "-device", f"virtio-rng-pci,{VIRTIO},addr=0x8",
     ]
-    for slot, item in enumerate(("root.qcow2", "guests.qcow2"), 4):
-        words += ["-drive", f"file={place.disk(host, item)},format=qcow2,if=none,id=disk{slot},discard=unmap",
-                  "-device", f"virtio-blk-pci,drive=disk{slot},{VIRTIO},addr={slot:#x}"]
-    for card, tap in enumerate((manage, between)):
-        words += ["-netdev", f"tap,id=net{card},ifname={tap},script=no,downscript=no",
-                  "-device", f"virtio-net-pci,netdev=net{card},mac={network.mac(host, card)},romfile=,"
-                             f"{VIRTIO},addr={6 + card:#x}"]
+    words += _controller(options)
+    for number, item in enumerate(("root.qcow2", "guests.qcow2")):
+        words += _disk(options, number, place.disk(host, item))
+    for number, tap in enumerate((manage, between)):
+        words += _card(options, number, tap, network.mac(host, number))
     if memory:
         words += ["-object", f"memory-backend-file,id=ram,size={options['mem']}M,mem-path={memory[0]},share={memory[1]}",
                   "-machine", "memory-backend=ram"]

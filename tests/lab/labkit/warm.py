@@ -25,7 +25,7 @@ SAVE_SECONDS = 120
 KEPT = 8  # saved hosts, of 0.4 GB each, that may lie unused for longer than:
 UNUSED_SECONDS = 3600
 MACHINE_OPTIONS = ("root", "kernel", "smp", "mem", "dom0_mem", "machine", "cpu", "xen_args", "dom0_args",
-                   "qemu_args", "hypervisor", "image")
+                   "qemu_args", "hypervisor", "image", "disk", "nic")
 
 
 def _this_boot():
