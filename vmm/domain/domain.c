@@ -185,6 +185,8 @@ void domain_shutdown(struct domain *d, uint8_t reason)
 		log_info("dom0 has shut down for %s", reason_name(reason));
 		if (reason == SHUTDOWN_poweroff)
 			machine_halt();
+		if (reason == SHUTDOWN_crash)
+			machine_restart_after_error();
 		machine_restart();
 	}
 	spin_lock(&d->lock);

@@ -60,10 +60,6 @@ void machine_restart(void)
 		uint64_t base;
 	} __attribute__((packed)) no_idt;
 
-	if (boot_options.noreboot) {
-		log_info("The machine is not restarted, as the option noreboot asks");
-		machine_halt();
-	}
 	irq_disable();
 	log_info("The machine restarts");
 	reset_by_acpi();
@@ -74,6 +70,14 @@ void machine_restart(void)
 	if (acpi.legacy_devices)
 		reset_by_keyboard();
 	__asm__ volatile("lidt %0; int3" ::"m"(no_idt));
+	machine_halt();
+}
+
+void machine_restart_after_error(void)
+{
+	if (!boot_options.noreboot)
+		machine_restart();
+	log_info("The machine is not restarted, as the option noreboot asks");
 	machine_halt();
 }
 
