@@ -34,6 +34,7 @@
 #define MAP_ALIGN     (4 * MIB)
 #define CHUNK_ORDER   10
 #define KEEP_MIN      (96 * MIB) /* for the hypervisor, and for frames that devices can reach */
+#define KEEP_ASKED    (32 * MIB) /* where dom0_mem asks for more than that leaves */
 #define DOM0_MIN      (64 * MIB)
 #define TABLE_FLAGS   (PTE_P | PTE_RW | PTE_US | PTE_A | PTE_D)
 #define PAGE_FLAGS    (PTE_P | PTE_RW | PTE_US | PTE_A | PTE_D)
@@ -96,9 +97,10 @@ static void put(const struct plan *p, uint64_t at, const void *from, uint64_t by
 
 static uint64_t memory_wanted(void)
 {
-	uint64_t free = heap_free_frames() << PAGE_SHIFT, most, want;
+	uint64_t free = heap_free_frames() << PAGE_SHIFT, keep, most, want;
 
-	most = free > KEEP_MIN + free / 32 ? free - KEEP_MIN - free / 32 : 0;
+	keep = boot_options.dom0_mem ? KEEP_ASKED : KEEP_MIN;
+	most = free > keep + free / 32 ? free - keep - free / 32 : 0;
 	want = boot_options.dom0_mem ? boot_options.dom0_mem : most;
 	if (boot_options.dom0_mem_min && want < boot_options.dom0_mem_min)
 		want = boot_options.dom0_mem_min;
