@@ -165,43 +165,60 @@ void toggle_guest_mode(struct vcpu *v)
 		vcpu_areas_update(v);
 }
 
-/* Push the frame and aim at the entry point. False: the guest's stack cannot take it. */
-static bool push_frame(struct cpu_user_regs *regs, uint64_t entry, bool has_error,
-		       uint32_t error_code, bool mask_events)
+/*
+ * Push the frame and aim at the entry point. False: the guest's stack cannot take it. Inline, so that the hottest callers get code for just their
+ * frame.
+ */
+static inline __attribute__((always_inline)) bool
+push_frame_inline(struct cpu_user_regs *regs, uint64_t entry, bool has_error, uint32_t error_code,
+		  bool mask_events, bool was_kernel)
 {
 	struct vcpu *v = current;
-	bool was_kernel = v->kernel_mode;
-	uint64_t frame[8], sp;
-	unsigned n = 0;
+	uint64_t *sp, bytes = has_error ? 64 : 56;
 	uint8_t mask;
 
 	if (!was_kernel)
 		toggle_guest_mode(v);
-	sp = (was_kernel ? regs->rsp : v->kernel_sp) & ~15ull;
-	mask = v->info->evtchn_upcall_mask;
-	frame[n++] = regs->rcx;
-	frame[n++] = regs->r11;
-	if (has_error)
-		frame[n++] = error_code;
-	frame[n++] = regs->rip;
-	frame[n++] = (was_kernel ? regs->cs & ~3u : regs->cs) | (uint64_t)(mask & 1) << 32;
-	frame[n++] = (regs->rflags & ~(uint64_t)(EFLAGS_IF | EFLAGS_IOPL)) |
-		     (mask & 1 ? 0 : EFLAGS_IF) | (uint64_t)(v->iopl & 3) << 12;
-	frame[n++] = regs->rsp;
-	frame[n++] = regs->ss;
-	sp -= n * sizeof(*frame);
-	if (copy_to_guest(GUEST_VA(sp), frame, n * sizeof(*frame)))
+	sp = (uint64_t *)((was_kernel ? regs->rsp : v->kernel_sp) & ~15ull);
+	if (!guest_range_ok(GUEST_VA((uint64_t)sp - bytes), bytes))
 		return false;
+	mask = v->info->evtchn_upcall_mask & 1;
+	guest_access_begin();
+	guest_put_word(--sp, regs->ss, fault);
+	guest_put_word(--sp, regs->rsp, fault);
+	guest_put_word(--sp,
+		       (regs->rflags & ~(uint64_t)(EFLAGS_IF | EFLAGS_IOPL)) |
+			       (mask ? 0 : EFLAGS_IF) | (uint64_t)(v->iopl & 3) << 12,
+		       fault);
+	guest_put_word(--sp, (was_kernel ? regs->cs & ~3u : regs->cs) | (uint64_t)mask << 32,
+		       fault);
+	guest_put_word(--sp, regs->rip, fault);
+	if (has_error)
+		guest_put_word(--sp, error_code, fault);
+	guest_put_word(--sp, regs->r11, fault);
+	guest_put_word(--sp, regs->rcx, fault);
+	guest_access_end();
 	if (mask_events)
 		v->info->evtchn_upcall_mask = 1;
 	regs->rip = entry;
 	regs->cs = SEL_RING3_64;
 	regs->ss = SEL_RING3_SS;
-	regs->rsp = sp;
+	regs->rsp = (uint64_t)sp;
 	regs->rflags = (regs->rflags & ~(uint64_t)RFLAGS_GUEST_CLEAR) | EFLAGS_IF;
 	/* rcx and r11 are in the frame: SYSRET may carry it there. */
 	regs->entry_vector = ENTRY_SYSCALL;
 	return true;
+fault:
+	guest_access_end();
+	return false;
+}
+
+static __attribute__((noinline)) bool push_frame(struct cpu_user_regs *regs, uint64_t entry,
+						 bool has_error, uint32_t error_code,
+						 bool mask_events)
+{
+	return push_frame_inline(regs, entry, has_error, error_code, mask_events,
+				 current->kernel_mode);
 }
 
 static bool has_error_code(unsigned vector)
@@ -209,6 +226,12 @@ static bool has_error_code(unsigned vector)
 	return vector == TRAP_DOUBLE_FAULT ||
 	       (vector >= TRAP_INVALID_TSS && vector <= TRAP_PAGE_FAULT) ||
 	       vector == TRAP_ALIGNMENT;
+}
+
+static __attribute__((cold)) void crash_unwritable(struct domain *d, unsigned vector)
+{
+	domain_crash(d, "%s, and its kernel stack cannot be written",
+		     vector < ARRAY_SIZE(trap_name) ? trap_name[vector] : "software interrupt");
 }
 
 static void deliver(struct cpu_user_regs *regs, unsigned vector, bool has_error,
@@ -225,9 +248,7 @@ static void deliver(struct cpu_user_regs *regs, unsigned vector, bool has_error,
 		return;
 	}
 	if (!push_frame(regs, h->address, has_error, error_code, TI_GET_IF(h)))
-		domain_crash(v->domain, "%s, and its kernel stack cannot be written",
-			     vector < ARRAY_SIZE(trap_name) ? trap_name[vector]
-							    : "software interrupt");
+		crash_unwritable(v->domain, vector);
 }
 
 void deliver_trap(struct cpu_user_regs *regs, unsigned vector, uint32_t error_code)
@@ -238,15 +259,17 @@ void deliver_trap(struct cpu_user_regs *regs, unsigned vector, uint32_t error_co
 void deliver_page_fault(struct cpu_user_regs *regs, uint64_t address, uint32_t error_code)
 {
 	struct vcpu *v = current;
+	const struct trap_handler *h = &v->trap[TRAP_PAGE_FAULT];
 
 	v->ctrlreg[2] = address;
 	v->info->arch.cr2 = address;
 	/* What is the kernel's own doing looks so to it. */
-	if (v->kernel_mode)
-		error_code &= ~PF_USER;
-	else
-		error_code |= PF_USER;
-	deliver_trap(regs, TRAP_PAGE_FAULT, error_code);
+	if (v->kernel_mode || unlikely(!h->address)) {
+		deliver_trap(regs, TRAP_PAGE_FAULT, error_code & ~PF_USER);
+		return;
+	}
+	if (!push_frame_inline(regs, h->address, true, error_code | PF_USER, TI_GET_IF(h), false))
+		crash_unwritable(v->domain, TRAP_PAGE_FAULT);
 }
 
 static void deliver_events(struct cpu_user_regs *regs)
@@ -270,7 +293,8 @@ void syscall_from_guest(struct cpu_user_regs *regs)
 	}
 	if (!v->syscall_entry)
 		deliver_trap(regs, TRAP_INVALID_OP, 0);
-	else if (!push_frame(regs, v->syscall_entry, false, 0, v->syscall_disables_events))
+	else if (!push_frame_inline(regs, v->syscall_entry, false, 0, v->syscall_disables_events,
+				    false))
 		domain_crash(v->domain, "a system call, and its kernel stack cannot be written");
 }
 

@@ -328,25 +328,47 @@ long do_callback_op(arg_t command, arg_t arg)
 
 /* ---- iret ---- */
 
+static bool read_iret_frame(uint64_t sp, struct iret_context *c)
+{
+	const struct iret_context *from = (const struct iret_context *)sp;
+
+	if (!guest_range_ok(GUEST_VA(sp), sizeof(*c)))
+		return false;
+	guest_access_begin();
+	guest_get_word(&from->rax, c->rax, fault);
+	guest_get_word(&from->r11, c->r11, fault);
+	guest_get_word(&from->rcx, c->rcx, fault);
+	guest_get_word(&from->flags, c->flags, fault);
+	guest_get_word(&from->rip, c->rip, fault);
+	guest_get_word(&from->cs, c->cs, fault);
+	guest_get_word(&from->rflags, c->rflags, fault);
+	guest_get_word(&from->rsp, c->rsp, fault);
+	guest_get_word(&from->ss, c->ss, fault);
+	guest_access_end();
+	return true;
+fault:
+	guest_access_end();
+	return false;
+}
+
 long do_iret(void)
 {
 	struct vcpu *v = current;
 	struct cpu_user_regs *r = guest_frame();
 	struct iret_context c;
+	bool to_user;
 
-	if (copy_from_guest(&c, GUEST_VA(r->rsp), sizeof(c))) {
+	if (unlikely(!read_iret_frame(r->rsp, &c))) {
 		domain_crash(
 			v->domain,
 			"it returns from an exception with a stack at %llx that cannot be read",
 			(unsigned long long)r->rsp);
 		return 0;
 	}
-	if ((c.cs & 3) == 3) {
-		if (mfn_eq(v->table_user, MFN_NONE)) {
-			domain_crash(v->domain, "it returns to user mode without tables for it");
-			return 0;
-		}
-		toggle_guest_mode(v);
+	to_user = (c.cs & 3) == 3;
+	if (to_user && mfn_eq(v->table_user, MFN_NONE)) {
+		domain_crash(v->domain, "it returns to user mode without tables for it");
+		return 0;
 	}
 	r->rip = c.rip;
 	r->cs = (uint16_t)(c.cs | 3);
@@ -361,5 +383,7 @@ long do_iret(void)
 		r->rcx = c.rcx;
 	}
 	v->info->evtchn_upcall_mask = !(c.rflags & EFLAGS_IF);
+	if (to_user)
+		toggle_guest_mode(v);
 	return 0;
 }

@@ -22,7 +22,7 @@
  * Whose frames a guest wants to map: itself, or when it may, another domain or what is no domain's. A domain that is returned has a reference
  * to give back with subject_put().
  */
-static int subject_get(domid_t id, struct domain **out)
+static inline int subject_get(domid_t id, struct domain **out)
 {
 	struct domain *self = current->domain;
 
@@ -55,9 +55,9 @@ static int write_plain(struct frame *f, unsigned index, uint64_t value)
 	return 0;
 }
 
-static int update_entry(uint64_t ptr, uint64_t value, bool preserve_ad, struct domain *subject)
+static int update_entry(struct domain *d, uint64_t ptr, uint64_t value, bool preserve_ad,
+			struct domain *subject)
 {
-	struct domain *d = current->domain;
 	mfn_t m = MFN(ptr >> PAGE_SHIFT);
 	unsigned index = (unsigned)(ptr & (PAGE_SIZE - 1)) / 8;
 	struct frame *f;
@@ -87,19 +87,48 @@ static int update_m2p(uint64_t ptr, uint64_t pfn, struct domain *subject)
 	return 0;
 }
 
-static int one_update(const mmu_update_t *u, struct domain *subject)
+static int one_update(struct domain *d, uint64_t ptr, uint64_t value, struct domain *subject)
 {
-	uint64_t ptr = u->ptr & ~PTR_KIND_MASK;
+	unsigned kind = ptr & PTR_KIND_MASK;
 
-	switch (u->ptr & PTR_KIND_MASK) {
-	case MMU_NORMAL_PT_UPDATE:
-	case MMU_PT_UPDATE_NO_TRANSLATE:
-		return update_entry(ptr & ~7ull, u->val, false, subject);
-	case MMU_PT_UPDATE_PRESERVE_AD:
-		return update_entry(ptr & ~7ull, u->val, true, subject);
-	default:
-		return update_m2p(ptr, u->val, subject);
+	if (kind == MMU_MACHPHYS_UPDATE)
+		return update_m2p(ptr & ~PTR_KIND_MASK, value, subject);
+	return update_entry(d, ptr & ~7ull, value, kind == MMU_PT_UPDATE_PRESERVE_AD, subject);
+}
+
+/* The page lock is held, and is again in the end. *done counts. */
+static int locked_updates(struct domain *d, uint64_t updates, uint64_t n, struct domain *subject,
+			  uint64_t *done)
+{
+	uint64_t i = 0;
+	int rc = 0;
+
+	if (!guest_range_ok(GUEST_VA(updates), n * sizeof(mmu_update_t)))
+		return -EFAULT;
+	for (; i < n; i++) {
+		const mmu_update_t *u = (const mmu_update_t *)updates + i;
+		uint64_t ptr, value;
+
+		rc = -ERESTART;
+		if (i && i % LOOK_EVERY == 0 &&
+		    (hypercall_preempt_check() || spin_is_contended(&d->page_lock)))
+			break;
+		guest_access_begin();
+		guest_get_word(&u->ptr, ptr, fault);
+		guest_get_word(&u->val, value, fault);
+		guest_access_end();
+		rc = unlikely(d->any_unfinished) ? page_lock_again(d) : 0;
+		if (!rc)
+			rc = one_update(d, ptr, value, subject);
+		if (rc)
+			break;
 	}
+	*done = i;
+	return rc;
+fault:
+	guest_access_end();
+	*done = i;
+	return -EFAULT;
 }
 
 /* How many were done, over all tries of the hypercall. */
@@ -136,26 +165,10 @@ long do_mmu_update(arg_t updates, arg_t count, arg_t done, arg_t domain)
 	if (rc)
 		return rc;
 	rc = page_lock(d);
-	while (!rc && i < n) {
-		mmu_update_t u;
-
-		if (i && i % LOOK_EVERY == 0 &&
-		    (hypercall_preempt_check() || spin_is_contended(&d->page_lock))) {
-			rc = -ERESTART;
-		} else if (copy_from_guest(&u, GUEST_VA(updates + i * sizeof(u)), sizeof(u))) {
-			rc = -EFAULT;
-		} else {
-			rc = page_lock_again(d);
-			if (!rc)
-				rc = one_update(&u, subject);
-			if (!rc)
-				i++;
-		}
-		if (rc)
-			page_unlock(d);
-	}
-	if (!rc && i == n)
+	if (!rc) {
+		rc = locked_updates(d, updates, n, subject, &i);
 		page_unlock(d);
+	}
 	subject_put(subject);
 	if (rc == -ERESTART)
 		continue_with(updates + i * sizeof(mmu_update_t), n - i);

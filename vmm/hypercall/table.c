@@ -121,21 +121,24 @@ static long dispatch(uint64_t number, const arg_t *a)
 	}
 }
 
-void hypercall(struct cpu_user_regs *r)
+/* Apart, so that iret does not pass through it. */
+static __attribute__((noinline)) void call(struct cpu_user_regs *r)
 {
 	const arg_t arguments[NR_ARGUMENTS] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9};
-	uint64_t number = r->rax;
-	long rc;
+	long rc = dispatch(r->rax, arguments);
 
-	if (number == __HYPERVISOR_iret) {
-		do_iret(); /* sets all registers */
-		return;
-	}
-	rc = dispatch(number, arguments);
 	if (unlikely(rc == -ERESTART))
 		r->rip -= SYSCALL_BYTES; /* rax still has the number */
 	else
 		r->rax = (uint64_t)rc;
+}
+
+void hypercall(struct cpu_user_regs *r)
+{
+	if (r->rax == __HYPERVISOR_iret)
+		do_iret(); /* sets all registers */
+	else
+		call(r);
 }
 
 long do_multicall(arg_t calls, arg_t count)

@@ -1,27 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * See access.h. A fault inside one of the sequences below is found by its address in the exception table (cpu/traps.c: fixup_find), which makes the
- * copy end with what was not copied. STAC and CLAC are no-ops until cpu/features.c has patched them in.
+ * copy end with what was not copied.
  */
 #include "vmm/mm/access.h"
-
-#include "vmm/mm/layout.h"
-
-#define STAC \
-	".pushsection .smap_stac, \"a\"\n .quad 9991f\n .popsection\n 9991: .byte 0x0f, 0x1f, 0x00\n"
-#define CLAC \
-	".pushsection .smap_clac, \"a\"\n .quad 9992f\n .popsection\n 9992: .byte 0x0f, 0x1f, 0x00\n"
-#define FIXUP(from, to) ".pushsection .fixup_table, \"a\"\n .quad " from ", " to "\n .popsection\n"
-
-bool guest_range_ok(guest_va_t va, uint64_t bytes)
-{
-	uint64_t first = va.v, last = va.v + (bytes ? bytes - 1 : 0);
-
-	if (last < first)
-		return false;
-	/* Below the hole, or above the hypervisor; what is not canonical faults by itself, as #GP: so it is refused here. */
-	return last < 0x0000800000000000ull || first >= HV_END;
-}
 
 /* Returns what was not copied: 0 or not. */
 static size_t copy(void *to, const void *from, size_t bytes)

@@ -9,9 +9,58 @@
 
 #include "vmm/lib/errno.h"
 #include "vmm/lib/types.h"
+#include "vmm/mm/layout.h"
 
 /* All of va .. va+bytes-1 lies outside of the hypervisor's part (wrapping round counts as inside). */
-bool guest_range_ok(guest_va_t va, uint64_t bytes);
+static inline bool guest_range_ok(guest_va_t va, uint64_t bytes)
+{
+	uint64_t first = va.v, last = va.v + (bytes ? bytes - 1 : 0);
+
+	if (last < first)
+		return false;
+	/* Below the hole, or above the hypervisor; what is not canonical faults by itself, as #GP: so it is refused here. */
+	return last < 0x0000800000000000ull || first >= HV_END;
+}
+
+/* No-ops until cpu/setup.c has patched them. */
+#define STAC \
+	".pushsection .smap_stac, \"a\"\n .quad 9991f\n .popsection\n 9991: .byte 0x0f, 0x1f, 0x00\n"
+#define CLAC \
+	".pushsection .smap_clac, \"a\"\n .quad 9992f\n .popsection\n 9992: .byte 0x0f, 0x1f, 0x00\n"
+/* A fault at the one address goes on at the other (cpu/traps.c: fixup_find). */
+#define FIXUP(from, to) ".pushsection .fixup_table, \"a\"\n .quad " from ", " to "\n .popsection\n"
+
+/*
+ * Single words for the hottest paths: whoever has asked guest_range_ok() may do these between begin and end, and comes to the label when one faults,
+ * where end is still to be done.
+ */
+static inline void guest_access_begin(void)
+{
+	__asm__ volatile(STAC ::: "memory");
+}
+
+static inline void guest_access_end(void)
+{
+	__asm__ volatile(CLAC ::: "memory");
+}
+
+#define guest_put_word(at, value, fault)                              \
+	__asm__ goto("1: movq %1, %0\n" FIXUP("1b", "%l[" #fault "]") \
+		     :                                                \
+		     : "m"(*(uint64_t *)(at)), "r"((uint64_t)(value)) \
+		     : "memory"                                       \
+		     : fault)
+#define guest_get_word(at, value, fault)                                      \
+	do {                                                                  \
+		uint64_t word_;                                               \
+                                                                              \
+		__asm__ goto("1: movq %1, %0\n" FIXUP("1b", "%l[" #fault "]") \
+			     : "=r"(word_)                                    \
+			     : "m"(*(const volatile uint64_t *)(at))          \
+			     :                                                \
+			     : fault);                                        \
+		(value) = word_;                                              \
+	} while (0)
 
 /* 0 or -EFAULT; a copy may have been made in part. */
 int copy_from_guest(void *to, guest_va_t from, size_t bytes);

@@ -69,39 +69,6 @@ static unsigned progress_of(uint64_t word)
 	return (unsigned)((word & TYPE_PROGRESS_MASK) >> TYPE_PROGRESS_SHIFT);
 }
 
-/* ---- references ---- */
-
-bool frame_get(struct frame *f, const struct domain *owner)
-{
-	uint32_t ref = READ_ONCE(f->ref);
-
-	do {
-		if (!(ref & REF_COUNT_MASK) || (ref & REF_COUNT_MASK) >= REF_GET_LIMIT)
-			return false;
-	} while (!__atomic_compare_exchange_n(&f->ref, &ref, ref + 1, false, __ATOMIC_SEQ_CST,
-					      __ATOMIC_RELAXED));
-	if (likely(READ_ONCE(f->owner) == owner))
-		return true;
-	frame_put(f);
-	return false;
-}
-
-void frame_get_again(struct frame *f)
-{
-	uint32_t before = __atomic_fetch_add(&f->ref, 1, __ATOMIC_SEQ_CST);
-
-	BUG_ON(!(before & REF_COUNT_MASK) || (before & REF_COUNT_MASK) == REF_COUNT_MASK);
-}
-
-void frame_put(struct frame *f)
-{
-	uint32_t after = __atomic_sub_fetch(&f->ref, 1, __ATOMIC_SEQ_CST);
-
-	BUG_ON((after & REF_COUNT_MASK) == REF_COUNT_MASK);
-	if (unlikely(!(after & REF_COUNT_MASK)))
-		frame_release(f);
-}
-
 /* ---- what an entry holds ---- */
 
 static bool is_io(mfn_t m)
@@ -587,8 +554,10 @@ static bool is_valid_table(const struct frame *f, unsigned level)
 	       type_of(word) == table_type(level);
 }
 
-static int update(struct frame *f, unsigned level, unsigned index, uint64_t old, uint64_t value,
-		  enum exchange how, struct domain *subject)
+static inline __attribute__((always_inline)) int update(struct frame *f, unsigned level,
+							unsigned index, uint64_t old,
+							uint64_t value, enum exchange how,
+							struct domain *subject)
 {
 	uint64_t *entry = (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
 	uint64_t held = PTE_ADDR | PTE_P | (level == 1 ? PTE_RW | L1_CACHE_FLAGS : 0);
@@ -627,10 +596,13 @@ static int update(struct frame *f, unsigned level, unsigned index, uint64_t old,
 int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
 	      struct domain *subject)
 {
-	const uint64_t *entry = (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
+	uint64_t old = READ_ONCE(((uint64_t *)mfn_to_ptr(frame_mfn(f)))[index]);
+	enum exchange how = preserve_ad ? KEEP_AD : TAKE_ANY;
 
-	return update(f, level, index, READ_ONCE(*entry), value, preserve_ad ? KEEP_AD : TAKE_ANY,
-		      subject);
+	/* Nearly all are of this level, and get code of their own. */
+	if (likely(level == 1))
+		return update(f, 1, index, old, value, how, subject);
+	return update(f, level, index, old, value, how, subject);
 }
 
 int pt_compare_exchange(struct frame *f, unsigned level, unsigned index, uint64_t old,

@@ -47,12 +47,42 @@ static inline unsigned pt_index(uint64_t va, unsigned level)
 
 /* ---- references ---- */
 
-/* Take a reference to a frame that the domain owns. False: it does not, or too many references: a few are kept for frame_get_again. */
-bool frame_get(struct frame *f, const struct domain *owner);
-/* One more, for who holds one. */
-void frame_get_again(struct frame *f);
+/* The last reference went: what page_type.c asks of domain/domain.c. */
+void frame_release(struct frame *f);
+
 /* The last one frees the frame. */
-void frame_put(struct frame *f);
+static inline void frame_put(struct frame *f)
+{
+	uint32_t after = __atomic_sub_fetch(&f->ref, 1, __ATOMIC_SEQ_CST);
+
+	BUG_ON((after & REF_COUNT_MASK) == REF_COUNT_MASK);
+	if (unlikely(!(after & REF_COUNT_MASK)))
+		frame_release(f);
+}
+
+/* Take a reference to a frame that the domain owns. False: it does not, or too many references: a few are kept for frame_get_again. */
+static inline bool frame_get(struct frame *f, const struct domain *owner)
+{
+	uint32_t ref = READ_ONCE(f->ref);
+
+	do {
+		if (!(ref & REF_COUNT_MASK) || (ref & REF_COUNT_MASK) >= REF_GET_LIMIT)
+			return false;
+	} while (!__atomic_compare_exchange_n(&f->ref, &ref, ref + 1, false, __ATOMIC_SEQ_CST,
+					      __ATOMIC_RELAXED));
+	if (likely(READ_ONCE(f->owner) == owner))
+		return true;
+	frame_put(f);
+	return false;
+}
+
+/* One more, for who holds one. */
+static inline void frame_get_again(struct frame *f)
+{
+	uint32_t before = __atomic_fetch_add(&f->ref, 1, __ATOMIC_SEQ_CST);
+
+	BUG_ON(!(before & REF_COUNT_MASK) || (before & REF_COUNT_MASK) == REF_COUNT_MASK);
+}
 
 /*
  * Take a typed reference; the caller holds a reference. 0; -EINVAL: it is in use as something else, or has entries that do
@@ -110,7 +140,4 @@ uint32_t tlb_clock_now(void);
 bool domain_may_map_io(const struct domain *d, mfn_t m);
 /* Fill the hypervisor's slots of a new top-level table. */
 void pt_fill_hypervisor_slots(uint64_t *l4);
-/* The last reference went. */
-void frame_release(struct frame *f);
-
 #endif
