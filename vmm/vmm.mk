@@ -6,7 +6,8 @@ VMM_ASM := $(wildcard vmm/*/*.S)
 VMM_OBJ := $(patsubst %,build/vmm/obj/%.o,$(VMM_SRC) $(VMM_ASM))
 VMM_CPPFLAGS := -I. -D__XEN_TOOLS__ -DPAGURUS_VERSION='"$(VERSION)"'
 VMM_CFLAGS := -std=c11 $(WARN) -O2 -g -ffreestanding -fno-strict-aliasing -fno-common -fno-stack-protector \
-	-mno-red-zone -mgeneral-regs-only -fpie -fvisibility=hidden -fno-asynchronous-unwind-tables -fno-jump-tables
+	-mno-red-zone -mgeneral-regs-only -fpie -fvisibility=hidden -fno-asynchronous-unwind-tables -fno-jump-tables \
+	-mindirect-branch=thunk-extern -mindirect-branch-register -mharden-sls=all
 
 .PHONY: vmm
 vmm: build/vmm/pagurus

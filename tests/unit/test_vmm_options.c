@@ -111,15 +111,40 @@ static void switches_have_many_words(void)
 	CHECK_HAS(logged, "\"smep=maybe\" has a value");
 }
 
-static void finer_control_of_speculation_is_refused_by_word(void)
+static void mitigations_have_words(void)
+{
+	const struct boot_options *o = parse(
+		"spec-ctrl=no-ibrs,ibpb=no,stibp,ssbd=on,rsb=1,verw=0,eager-fpu,bti-thunk=lfence "
+		"pcid=no pv-l1tf xpti=1");
+
+	CHECK_EQ(o->ibrs, 0);
+	CHECK_EQ(o->ibpb, 0);
+	CHECK_EQ(o->stibp, 1);
+	CHECK_EQ(o->ssbd, 1);
+	CHECK_EQ(o->rsb, 1);
+	CHECK_EQ(o->verw, 0);
+	CHECK_EQ(o->thunk, THUNK_LFENCE);
+	CHECK_EQ(o->pcid, 0);
+	CHECK_EQ(o->pv_l1tf, 1);
+	CHECK_EQ(o->xpti, 1);
+	CHECK_EQ(o->spec_ctrl, -1);
+	CHECK_STR(logged, "");
+}
+
+static void words_for_mitigations_that_are_none_are_named(void)
 {
 	CHECK_EQ(parse("spec-ctrl=no")->spec_ctrl, 0);
 	CHECK_EQ(parse("spec-ctrl=yes")->spec_ctrl, 1);
 	CHECK_STR(logged, "");
-	CHECK_EQ(parse("spec-ctrl=ibpb=no,off,stibp")->spec_ctrl, 0);
-	CHECK_HAS(logged, "\"ibpb=no\"");
-	CHECK_HAS(logged, "\"stibp\"");
-	CHECK_EQ(lines_logged(), 2);
+	CHECK_EQ(parse("spec-ctrl=ibpbs=no,off,msr-sc,bti-thunk=fast,ibrs=perhaps")->spec_ctrl, 0);
+	CHECK_HAS(logged, "\"ibpbs=no\"");
+	CHECK_HAS(logged, "\"msr-sc\"");
+	CHECK_HAS(logged, "\"bti-thunk=fast\"");
+	CHECK_HAS(logged, "\"ibrs=perhaps\"");
+	CHECK_EQ(lines_logged(), 4);
+	CHECK_EQ(boot_options.ibpb, -1);
+	CHECK_EQ(boot_options.ibrs, -1);
+	CHECK_EQ(boot_options.thunk, THUNK_DEFAULT);
 }
 
 static void levels_are_ordered(void)
@@ -167,5 +192,6 @@ static void long_words_are_cut(void)
 
 UNIT_MAIN(TEST(nothing_is_the_default), TEST(takes_a_usual_line), TEST(sizes_have_units),
 	  TEST(numbers_that_are_none_are_named), TEST(switches_have_many_words),
-	  TEST(finer_control_of_speculation_is_refused_by_word), TEST(levels_are_ordered),
-	  TEST(unknown_ones_are_named_once_each), TEST(long_words_are_cut))
+	  TEST(mitigations_have_words), TEST(words_for_mitigations_that_are_none_are_named),
+	  TEST(levels_are_ordered), TEST(unknown_ones_are_named_once_each),
+	  TEST(long_words_are_cut))

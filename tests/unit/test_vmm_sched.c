@@ -74,6 +74,10 @@ void vcpu_time_init_cpu(unsigned cpu)
 	(void)cpu;
 }
 
+void nmi_run(void)
+{
+}
+
 void context_switch(struct vcpu *from, struct vcpu *to)
 {
 	CHECK(this_cpu()->vcpu == from);

@@ -352,6 +352,13 @@ void tlb_flush_all_since(uint32_t clock)
 	moment();
 }
 
+void xpti_entry_changed(mfn_t l4, unsigned index)
+{
+	(void)l4;
+	(void)index;
+	moment();
+}
+
 uint32_t tlb_clock_now(void)
 {
 	uint32_t now = tlb_clock;

@@ -18,6 +18,7 @@
 #define EFER_LME     0x100
 #define PTE_TABLE    0x3
 #define PTE_LARGE    0x83
+#define STACK_PAGES  (STACK_SIZE / 4096)
 
 	.section .multiboot, "ax"
 	.globl boot_headers
@@ -102,6 +103,18 @@ boot_entry:
 	movl $(PHYS(boot_l2) + PTE_TABLE), PHYS(boot_l3_image)
 	movl $(PHYS(boot_l3) + PTE_TABLE), PHYS(boot_l4)
 	movl $(PHYS(boot_l3_image) + PTE_TABLE), PHYS(boot_l4) + 8 * 261
+	/* the first CPU's stack and the page behind it, in its window */
+	movl $(PHYS(boot_l2_window) + PTE_TABLE), PHYS(boot_l3_image) + 8
+	movl $(PHYS(boot_l1_stack) + PTE_TABLE), PHYS(boot_l2_window)
+	movl $(PHYS(boot_l1_frame) + PTE_TABLE), PHYS(boot_l2_window) + 8
+	movl $(PHYS(boot_stack) + STACK_SIZE + PTE_TABLE), PHYS(boot_l1_frame)
+	mov $(PHYS(boot_l1_stack) + 4096 - 8 * STACK_PAGES), %edi
+	mov $(PHYS(boot_stack) + PTE_TABLE), %eax
+	mov $STACK_PAGES, %ecx
+1:	mov %eax, (%edi)
+	add $0x1000, %eax
+	add $8, %edi
+	loop 1b
 	movl $(PHYS(boot_l3) + PTE_TABLE), PHYS(boot_l4) + 8 * 262
 
 	call enable_long_mode
@@ -152,7 +165,7 @@ boot_high:
 	mov %eax, %gs
 	mov $16, %eax
 	mov %eax, %ss
-	lea boot_stack + STACK_SIZE - 216(%rip), %rsp /* below struct stack_top */
+	movabs $(WINDOW_BASE + WINDOW_FRAME), %rsp
 	mov boot_magic(%rip), %edi
 	mov boot_pointer(%rip), %esi
 	xor %ebp, %ebp
@@ -238,16 +251,22 @@ ap_l4:
 	.quad 0
 
 	.section .bss.aligned, "aw", @nobits
-	.align STACK_SIZE
+	.align 4096
 	.globl boot_stack
 boot_stack:
-	.skip STACK_SIZE
+	.skip STACK_SIZE + 4096
 	.globl boot_l4
 boot_l4:
 	.skip 4096
 boot_l3:
 	.skip 4096
 boot_l3_image:
+	.skip 4096
+boot_l2_window:
+	.skip 4096
+boot_l1_stack:
+	.skip 4096
+boot_l1_frame:
 	.skip 4096
 boot_l2:
 	.skip 4 * 4096

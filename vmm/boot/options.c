@@ -231,13 +231,55 @@ static bool parse_level(const char *value, enum log_level *out)
 	return false;
 }
 
-/* On or off as a whole; a word of Xen's finer control is refused by name. */
+static bool set_thunk(const char *value)
+{
+	static const char *const names[] = {
+		[THUNK_RETPOLINE] = "retpoline", [THUNK_LFENCE] = "lfence", [THUNK_JMP] = "jmp"};
+
+	for (unsigned i = THUNK_RETPOLINE; i < ARRAY_SIZE(names); i++) {
+		if (!strcmp(value, names[i])) {
+			boot_options.thunk = (enum thunk)i;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* One word of spec-ctrl's list. */
+static bool set_mitigation(const char *word)
+{
+	const struct {
+		const char *name;
+		int *option;
+	} known[] = {
+		{"ibrs", &boot_options.ibrs},	{"ibpb", &boot_options.ibpb},
+		{"stibp", &boot_options.stibp}, {"ssbd", &boot_options.ssbd},
+		{"rsb", &boot_options.rsb},	{"verw", &boot_options.verw},
+	};
+	const char *thunk = after(word, "bti-thunk="), *positive = after(word, "no-");
+
+	if (thunk)
+		return set_thunk(thunk);
+	if (set_bool(&boot_options.spec_ctrl, word) || !strcmp(word, "eager-fpu"))
+		return true; /* extended state is never switched lazily */
+	for (unsigned i = 0; i < ARRAY_SIZE(known); i++) {
+		const char *rest = after(positive ? positive : word, known[i].name);
+
+		if (rest && !*rest)
+			return set_bool(known[i].option, positive ? "no" : "yes");
+		if (rest && *rest == '=' && !positive)
+			return set_bool(known[i].option, rest + 1);
+	}
+	return false;
+}
+
+/* Words of Xen's finer control that mean nothing here are refused by name. */
 static bool set_spec_ctrl(const char *list)
 {
 	char piece[64];
 
 	while (next_piece(&list, ',', piece, sizeof(piece)))
-		if (!set_bool(&boot_options.spec_ctrl, piece))
+		if (!set_mitigation(piece))
 			log_warning("option spec-ctrl: \"%s\" is not known and ignored", piece);
 	return true;
 }
@@ -283,6 +325,10 @@ static enum verdict parse_option(const char *name, const char *value)
 		return judge(set_bool(&boot_options.smep, value));
 	if (!strcmp(name, "smap"))
 		return judge(set_bool(&boot_options.smap, value));
+	if (!strcmp(name, "pcid"))
+		return judge(set_bool(&boot_options.pcid, value));
+	if (!strcmp(name, "pv-l1tf"))
+		return judge(set_bool(&boot_options.pv_l1tf, value));
 	if (!strcmp(name, "xpti"))
 		return judge(!strcmp(value, "default") || set_bool(&boot_options.xpti, value));
 	if (!strcmp(name, "spec-ctrl"))
@@ -320,7 +366,8 @@ void options_parse(const char *command_line)
 	memset(&boot_options, 0, sizeof(boot_options));
 	memcpy(boot_options.console, "com1", 5);
 	boot_options.smep = boot_options.smap = -1;
-	boot_options.xpti = boot_options.spec_ctrl = -1;
+	boot_options.pcid = boot_options.xpti = boot_options.pv_l1tf = boot_options.spec_ctrl = -1;
+	boot_options.ibrs = boot_options.ibpb = boot_options.rsb = boot_options.verw = -1;
 	while (next_piece(&command_line, ' ', word, sizeof(word)))
 		parse_word(word);
 }

@@ -5,6 +5,7 @@
 #include "vmm/boot/acpi.h"
 #include "vmm/boot/boot.h"
 #include "vmm/cpu/desc.h"
+#include "vmm/cpu/mitigation.h"
 #include "vmm/cpu/policy.h"
 #include "vmm/cpu/regs.h"
 #include "vmm/cpu/setup.h"
@@ -55,6 +56,7 @@ void start_ap(void)
 	stack_top()->cpu = c;
 	cpu_setup();
 	desc_init_cpu();
+	mitigation_init_cpu();
 	fpu_init_cpu();
 	apic_init_cpu();
 	time_init_cpu();
@@ -81,14 +83,13 @@ static bool trampoline_free(void)
 static bool start_one(unsigned id, uint32_t lapic, uint32_t acpi_id)
 {
 	struct pcpu *c = &pcpus[id];
-	uint64_t top = map_cpu(id);
 
-	if (!top)
+	if (!map_cpu(id))
 		return false;
-	*c = (struct pcpu){.id = id, .apic_id = lapic, .acpi_id = acpi_id, .stack_top = top};
+	*c = (struct pcpu){.id = id, .apic_id = lapic, .acpi_id = acpi_id};
 	starting = c;
 	ap_l4 = map_hv_l4().v << PAGE_SHIFT;
-	ap_stack = top - sizeof(struct stack_top);
+	ap_stack = WINDOW_BASE + (uint64_t)id * WINDOW_STRIDE + WINDOW_FRAME;
 	barrier();
 	apic_start_cpu(lapic, TRAMPOLINE);
 	for (unsigned n = 0; n < WAIT_STEPS; n++) {

@@ -4,6 +4,7 @@
 #include "vmm/boot/boot.h"
 #include "vmm/boot/smp.h"
 #include "vmm/cpu/desc.h"
+#include "vmm/cpu/mitigation.h"
 #include "vmm/cpu/policy.h"
 #include "vmm/cpu/regs.h"
 #include "vmm/cpu/setup.h"
@@ -45,12 +46,12 @@ void start(uint32_t magic, uint32_t info)
 	if (rc)
 		bug(__FILE__, __LINE__, "not started by a multiboot loader");
 	cpu_features_init();
+	mitigation_init();
 	map_init();
-	patch_smap();
+	mitigation_patch();
 	cpu_setup();
-	if (!map_cpu(0))
-		bug(__FILE__, __LINE__, "no memory for the first processor");
 	desc_init_cpu();
+	mitigation_init_cpu();
 	fpu_init();
 	acpi_init(boot_info.rsdp);
 	apic_init();

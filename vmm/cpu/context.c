@@ -3,20 +3,14 @@
 #include "vmm/cpu/context.h"
 
 #include "vmm/cpu/desc.h"
+#include "vmm/cpu/mitigation.h"
 #include "vmm/cpu/policy.h"
 #include "vmm/cpu/regs.h"
 #include "vmm/cpu/traps.h"
 #include "vmm/domain/vcpu_time.h"
 #include "vmm/lib/string.h"
-#include "vmm/mm/map.h"
 #include "vmm/mm/tlb.h"
 #include "vmm/sched/sched.h"
-
-void load_guest_cr3(struct vcpu *v)
-{
-	v->cr3 = (v->kernel_mode ? v->table_kernel.v : v->table_user.v) << PAGE_SHIFT;
-	write_cr3(v->cr3);
-}
 
 void save_segment_bases(struct vcpu *v)
 {
@@ -70,15 +64,30 @@ static void save(struct vcpu *v)
 	fpu_save(v);
 }
 
+/* Nothing of `from` is in use on this CPU then: its tables may go away, or another CPU may run it. */
+static void replace_tables(const struct vcpu *from, const struct vcpu *to)
+{
+	uint64_t me = 1ull << this_cpu()->id;
+
+	if (to->domain->idle) {
+		tlb_load_none();
+		desc_load(NULL);
+	} else {
+		__atomic_fetch_or(&to->domain->dirty_cpus, me, __ATOMIC_SEQ_CST);
+		tlb_load_new(to);
+		desc_load(to);
+	}
+	if (!from->domain->idle && from->domain != to->domain)
+		__atomic_fetch_and(&from->domain->dirty_cpus, ~me, __ATOMIC_SEQ_CST);
+}
+
 static void load(struct vcpu *v)
 {
 	struct pcpu *c = this_cpu();
-	uint32_t clock = tlb_flush_begin();
 
-	__atomic_fetch_or(&v->domain->dirty_cpus, 1ull << c->id, __ATOMIC_SEQ_CST);
-	load_guest_cr3(v);
-	tlb_flush_end(clock);
-	desc_load(v);
+	if (c->last_tag != v->tag)
+		mitigation_switch();
+	c->last_tag = v->tag;
 	load_segments(v);
 	load_debug_registers(v);
 	fpu_restore(v);
@@ -89,36 +98,22 @@ static void load(struct vcpu *v)
 	vcpu_runstate_update(v);
 }
 
-/* No guest's tables: they may go away while this CPU idles. */
-static void leave_guest_tables(struct domain *d)
-{
-	uint32_t clock = tlb_flush_begin();
-
-	write_cr3(map_hv_l4().v << PAGE_SHIFT);
-	tlb_flush_end(clock);
-	__atomic_fetch_and(&d->dirty_cpus, ~(1ull << this_cpu()->id), __ATOMIC_SEQ_CST);
-}
-
 void context_switch(struct vcpu *from, struct vcpu *to)
 {
-	struct pcpu *c = this_cpu();
 	uint64_t flags;
 
 	if (from == to)
 		return;
 	flags = irq_save();
-	if (!from->domain->idle) {
+	if (!from->domain->idle)
 		save(from);
-		leave_guest_tables(from->domain);
-		desc_load(NULL);
-	}
-	c->vcpu = to;
+	this_cpu()->vcpu = to;
+	replace_tables(from, to);
 	sched_switched(from);
-	if (to->domain->idle) {
-		irq_restore(flags);
-		enter_idle();
-	}
-	load(to);
+	if (!to->domain->idle)
+		load(to);
 	irq_restore(flags);
+	if (to->domain->idle)
+		enter_idle();
 	enter_guest();
 }

@@ -11,8 +11,6 @@
  */
 void context_switch(struct vcpu *from, struct vcpu *to);
 
-/* CR3 for the mode that the vCPU is in. */
-void load_guest_cr3(struct vcpu *v);
 /* The vCPU's debug registers into the processor. */
 void load_debug_registers(const struct vcpu *v);
 /* v->fs_base and the GS bases as the processor has them now, for the current vCPU. */

@@ -39,16 +39,20 @@ struct table_pointer {
 	uint64_t base;
 } __attribute__((packed));
 
-static struct gate idt[256] __attribute__((aligned(16)));
-static struct tss tss[MAX_CPUS] __attribute__((aligned(128)));
+static struct gate *idt;	     /* a page; all CPUs see the same */
 static uint64_t *own_page[MAX_CPUS]; /* page 14 of the CPU's GDT */
 static mfn_t zero_page;
 
+#define TSS_AT 2048 /* in the page of struct stack_top */
+
 extern const char trap_stubs[256][16];
-extern char syscall_stub[], stub_page[], syscall32_stub[];
+extern char stub_page[], stub_end[], syscall_stub[], syscall_stub_end[], syscall32_stub[],
+	syscall32_stub_end[];
 
 static void make_idt(void)
 {
+	idt = heap_alloc_pages(0);
+	BUG_ON(!idt);
 	for (unsigned n = 0; n < 256; n++) {
 		uint64_t at = (uint64_t)trap_stubs[n];
 		/* Guests may use INT3 and INTO themselves; every other INT n is a #GP that traps.c looks into. */
@@ -93,14 +97,15 @@ static void make_own_page(unsigned cpu)
 	page[(SEL_RING3_32 & 0xff8) / 8] = 0x00cffb000000ffff;
 	page[(SEL_RING3_SS & 0xff8) / 8] = 0x00cff3000000ffff;
 	page[(SEL_RING3_64 & 0xff8) / 8] = 0x00affb000000ffff;
-	set_system_descriptor(page, SEL_TSS, (uint64_t)&tss[cpu], sizeof(struct tss) - 1, 9);
+	set_system_descriptor(page, SEL_TSS, window(cpu, WINDOW_FRAME + TSS_AT),
+			      sizeof(struct tss) - 1, 9);
 	own_page[cpu] = page;
 }
 
 static void load_tables(unsigned cpu)
 {
 	struct table_pointer gdtr = {GDT_BYTES - 1, window(cpu, WINDOW_GDT)};
-	struct table_pointer idtr = {sizeof(idt) - 1, (uint64_t)idt};
+	struct table_pointer idtr = {256 * sizeof(*idt) - 1, window(cpu, WINDOW_IDT)};
 
 	__asm__ volatile("lgdt %0\n"
 			 "lidt %1\n"
@@ -117,28 +122,57 @@ static void load_tables(unsigned cpu)
 			 : "rax", "memory");
 }
 
+/* The jumps out of the stubs reach the image from where the copy is. */
+static void mend_jump(char *page, const char *end)
+{
+	int32_t *to = (int32_t *)(page + (end - stub_page)) - 1;
+
+	*to -= (int32_t)(window(this_cpu()->id, WINDOW_STUB) - (uint64_t)stub_page);
+}
+
+static void make_stub(void)
+{
+	char *page = heap_alloc_pages(0);
+
+	BUG_ON(!page);
+	memcpy(page, stub_page, (size_t)(stub_end - stub_page));
+	mend_jump(page, syscall_stub_end);
+	mend_jump(page, syscall32_stub_end);
+	map_window(WINDOW_STUB, ptr_to_mfn(page), WINDOW_RX);
+}
+
+/* Its end as the processor wants it. */
+static uint64_t make_ist(unsigned n)
+{
+	unsigned end = WINDOW_IST + n * IST_STRIDE;
+
+	for (unsigned at = end - IST_BYTES; at < end; at += (unsigned)PAGE_SIZE) {
+		mfn_t m = heap_alloc(0, 0);
+
+		BUG_ON(mfn_eq(m, MFN_NONE));
+		map_window(at, m, WINDOW_RW);
+	}
+	return window(this_cpu()->id, end);
+}
+
 void desc_init_cpu(void)
 {
 	struct pcpu *c = this_cpu();
-	struct tss *t = &tss[c->id];
+	struct tss *t = (struct tss *)window(c->id, WINDOW_FRAME + TSS_AT);
 
 	if (c->id == 0) {
 		zero_page = heap_alloc(0, 0);
 		BUG_ON(mfn_eq(zero_page, MFN_NONE));
 		make_idt();
 	}
+	map_window(WINDOW_IDT, ptr_to_mfn(idt), WINDOW_RO);
 	make_own_page(c->id);
-	t->rsp[0] = (uint64_t)&stack_top()->guest.es;
-	for (unsigned i = IST_DOUBLE_FAULT; i < NR_IST; i++) {
-		char *stack = heap_alloc_pages(1);
-
-		BUG_ON(!stack);
-		/* entry.S finds the CPU's proper stack there. */
-		*(uint64_t *)(stack + IST_BYTES - 16) = t->rsp[0];
-		t->ist[i - 1] = (uint64_t)stack + IST_BYTES - 16;
-	}
+	make_stub();
+	t->rsp[0] = window(c->id, WINDOW_FRAME + TOP_FRAME_END);
+	for (unsigned i = IST_DOUBLE_FAULT; i < NR_IST; i++)
+		t->ist[i - 1] = make_ist(i);
 	t->iomap = sizeof(*t); /* none: every IN and OUT of a guest is a #GP */
-	map_window(WINDOW_GDT + GDT_PAGES * PAGE_SIZE, ptr_to_mfn(own_page[c->id]), true);
+	map_window(WINDOW_GDT + GDT_PAGES * PAGE_SIZE, ptr_to_mfn(own_page[c->id]), WINDOW_RW);
 	desc_load(NULL);
 	load_tables(c->id);
 
@@ -159,7 +193,7 @@ static void load_ldt(const struct vcpu *v)
 
 	for (unsigned i = 0; i < LDT_PAGES; i++)
 		map_window(WINDOW_LDT + i * (unsigned)PAGE_SIZE,
-			   v && entries ? v->ldt[i] : MFN_NONE, true);
+			   v && entries ? v->ldt[i] : MFN_NONE, WINDOW_RW);
 	if (entries)
 		set_system_descriptor(own_page[cpu], SEL_LDT, window(cpu, WINDOW_LDT),
 				      entries * 8 - 1, 2);
@@ -175,7 +209,8 @@ void desc_load(const struct vcpu *v)
 		mfn_t page = v && i * 512 < v->gdt_entries ? v->gdt[i] : MFN_NONE;
 		bool has = !mfn_eq(page, MFN_NONE);
 
-		map_window(WINDOW_GDT + i * (unsigned)PAGE_SIZE, has ? page : zero_page, has);
+		map_window(WINDOW_GDT + i * (unsigned)PAGE_SIZE, has ? page : zero_page,
+			   has ? WINDOW_RW : WINDOW_RO);
 	}
 	if (ldt_used[cpu] || (v && v->ldt_entries)) {
 		load_ldt(v);
@@ -204,7 +239,7 @@ bool desc_ldt_fault(struct vcpu *v, uint64_t offset)
 	if (rc)
 		return false;
 	v->ldt[i] = frame_mfn(f);
-	map_window(WINDOW_LDT + i * (unsigned)PAGE_SIZE, v->ldt[i], true);
+	map_window(WINDOW_LDT + i * (unsigned)PAGE_SIZE, v->ldt[i], WINDOW_RW);
 	return true;
 }
 
@@ -214,7 +249,7 @@ void desc_ldt_drop(struct vcpu *v)
 		if (mfn_eq(v->ldt[i], MFN_NONE))
 			continue;
 		if (v == current)
-			map_window(WINDOW_LDT + i * (unsigned)PAGE_SIZE, MFN_NONE, false);
+			map_window(WINDOW_LDT + i * (unsigned)PAGE_SIZE, MFN_NONE, WINDOW_RO);
 		frame_put_both(mfn_frame(v->ldt[i]));
 		v->ldt[i] = MFN_NONE;
 	}

@@ -16,9 +16,6 @@
 /* Number of the "vector" in a frame that comes from SYSCALL. */
 #define ENTRY_SYSCALL 0x100
 
-/* Each stack of the exceptions that have their own. */
-#define IST_BYTES 8192
-
 #ifndef __ASSEMBLY__
 #include "vmm/domain/domain.h"
 

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Into the hypervisor and out again. The frame is struct cpu_user_regs (xen/arch-x86/xen-x86_64.h); from a guest it lies at the end of
- * the stack (struct stack_top).
+ * Into the hypervisor and out again. The frame is struct cpu_user_regs (xen/arch-x86/xen-x86_64.h); from a guest it lies in the page behind the
+ * CPU's stack (struct stack_top), and C has that stack for itself.
+ *
+ * Section .entry is all that runs while a guest's tables are loaded. When those are isolated (mm/xpti.c) it sees, besides itself, only the second half of
+ * the CPU's window until entry_extra has loaded the hypervisor's tables, and again once exit_extra has loaded the guest's.
  */
 #include "vmm/cpu/desc.h"
-#include "vmm/mm/layout.h"
+#include "vmm/cpu/patch.h"
+#include "vmm/cpu/pcpu.h"
 
 /* struct cpu_user_regs; checked by traps.c */
 #define R_r15	 0
@@ -19,6 +23,7 @@
 #define R_ss	 160
 #define FRAME_BYTES 168 /* up to ss */
 
+#define MSR_SPEC_CTRL	    0x48
 #define RFLAGS_SYSRET_CLEAR 0x10100 /* RF, TF: only IRET restores them as they should be */
 
 	.macro SAVE
@@ -57,11 +62,52 @@
 	pop %rdi
 	.endm
 
-	.macro CLAC_IF_SMAP
-	.pushsection .smap_clac, "a"
-	.quad 771f
+	/* At the site, when the feature is on: that many bytes of code, six at most. */
+	.macro PATCH site, feature, bytes, code:vararg
+	.pushsection .patches, "a"
+	.quad \site
+	.byte \feature, \bytes, \code
+	.balign 8
 	.popsection
+	.endm
+
+	.macro CLAC_IF_SMAP
+	PATCH 771f, PATCH_SMAP, 3, 0x0f, 0x01, 0xca
 771:	.byte 0x0f, 0x1f, 0x00
+	.endm
+
+	/* What follows up to the label is passed over, unless the feature is on. */
+	.macro UNLESS feature, label
+	PATCH 772f, \feature, 2, 0x66, 0x90
+772:	.byte 0xeb, \label - 773f
+773:
+	.endm
+
+	/* 32 calls that do not return; clobbers rax, ecx. */
+	.macro STUFF_RSB
+	mov %rsp, %rax
+	mov $16, %ecx
+775:	call 777f
+776:	pause
+	lfence
+	jmp 776b
+777:	call 779f
+778:	pause
+	lfence
+	jmp 778b
+779:	dec %ecx
+	jnz 775b
+	mov %rax, %rsp
+	.endm
+
+	/* The frame of an entry from a guest is complete. */
+	.macro FROM_GUEST function
+	UNLESS PATCH_ENTRY, 774f
+	call entry_extra
+774:	mov %rsp, %rdi
+	and $-4096, %rsp
+	call \function
+	jmp guest_exit
 	.endm
 
 	.macro FIXUP from, to
@@ -70,7 +116,7 @@
 	.popsection
 	.endm
 
-	.text
+	.section .entry, "ax"
 
 /* 256 stubs of 16 bytes: make the error code where the processor gives none, note the vector. */
 	.globl trap_stubs
@@ -84,10 +130,10 @@ trap_stubs:
 	push $0
 	.endif
 	movl $vector, 4(%rsp)
-	.if (vector == 2) || (vector == 8) || (vector == 18)
+	.if (vector == 8) || (vector == 18)
 	jmp ist_entry
-	.elseif vector == 1
-	jmp debug_entry
+	.elseif (vector == 1) || (vector == 2)
+	jmp moving_entry
 	.else
 	jmp trap_entry
 	.endif
@@ -99,68 +145,75 @@ trap_entry:
 	cld
 	SAVE
 	CLAC_IF_SMAP
-	mov %rsp, %rdi
 	testb $3, R_cs(%rsp)
 	jz 1f
-	call trap_from_guest
-	jmp guest_exit
-1:	call trap_from_hypervisor
-	RESTORE
-	add $8, %rsp
-	iretq
-
-/* NMI, double fault, machine check: on stacks of their own, whatever they interrupted. */
-ist_entry:
-	cld
-	SAVE
-	CLAC_IF_SMAP
-	mov %rsp, %rdi
-	call trap_on_own_stack
+	FROM_GUEST trap_from_guest
+	/* Of ours only the last IRET runs on the guest's tables. */
+1:	UNLESS PATCH_XPTI, 2f
+	lea guest_iret(%rip), %rax
+	cmp %rax, R_rip(%rsp)
+	jne 2f
+	call entry_extra
+2:	mov %rsp, %rdi
+	call trap_from_hypervisor
 	RESTORE
 	add $8, %rsp
 	iretq
 
 /*
- * #DB: a guest can have one come due in the first instruction behind SYSCALL, where the stack is still the guest's (MOV SS holds it back until
- * then). So it has a stack of its own, and when it comes from the guest as such its frame moves to where the others are. The last
- * 16 bytes of the stack say where that is.
+ * Exceptions that have stacks of their own, since they come at any time: in SYSCALL's first instructions, too, where the stack is still the guest's.
+ * #DB does when MOV SS has held it back until then. What comes from a guest as such goes on where all others do, except for the fatal ones.
  */
-debug_entry:
+moving_entry:
 	cld
 	SAVE
 	CLAC_IF_SMAP
 	testb $3, R_cs(%rsp)
-	jz 1f
+	jz own_stack
 	mov %rsp, %rsi
-	mov %rsp, %rax
-	or $(IST_BYTES - 1), %rax
-	mov 1 - 16(%rax), %rdi
-	sub $FRAME_BYTES, %rdi
-	mov %rdi, %rdx
+	mov %rsp, %rdi
+	and $-WINDOW_STRIDE, %rdi
+	add $(WINDOW_FRAME + TOP_FRAME), %rdi
+	mov %rdi, %rax
 	mov $(FRAME_BYTES / 8), %ecx
 	rep movsq
-	mov %rdx, %rsp
-	mov %rsp, %rdi
-	call trap_from_guest
-	jmp guest_exit
+	mov %rax, %rsp
+	FROM_GUEST trap_from_guest
+
+ist_entry:
+	cld
+	SAVE
+	CLAC_IF_SMAP
+own_stack:
+	/* Whatever tables were loaded, and are again behind it. */
+	UNLESS PATCH_XPTI, 1f
+	mov %cr3, %rbx
+	mov %rsp, %rax
+	and $-WINDOW_STRIDE, %rax
+	mov WINDOW_FRAME + TOP_HV_CR3(%rax), %rax
+	mov %rax, %cr3
 1:	mov %rsp, %rdi
 	call trap_on_own_stack
-	RESTORE
+	UNLESS PATCH_XPTI, 1f
+	mov %rbx, %cr3
+1:	RESTORE
 	add $8, %rsp
 	iretq
 
-/* C comes here with the registers of the vCPU to enter in the frame at the end of the stack: does not return. */
+/* C comes here with the registers of the vCPU to enter in the frame behind the stack: does not return. */
 	.globl enter_guest
 enter_guest:
-	mov %rsp, %rax
-	or $(STACK_SIZE - 1), %rax
-	lea 1 - 216(%rax), %rsp
+	and $-WINDOW_STRIDE, %rsp
+	add $WINDOW_FRAME, %rsp
 	/* fall through */
 
 guest_exit:
-	mov %rsp, %rdi
+	lea TOP_FRAME(%rsp), %rdi
 	call exit_work /* returns with interrupts off and nothing left to do */
-	cmpl $ENTRY_SYSCALL, R_vector(%rsp)
+	add $TOP_FRAME, %rsp
+	UNLESS PATCH_EXIT, 1f
+	call exit_extra
+1:	cmpl $ENTRY_SYSCALL, R_vector(%rsp)
 	jne 1f
 	/* SYSRET: only to what SYSCALL could have come from. */
 	mov R_rip(%rsp), %rcx
@@ -201,56 +254,132 @@ guest_iret:
 	iretq
 
 /*
- * SYSCALL: this page is mapped in every CPU's window, and the page behind it is the CPU's: 0 the guest's stack pointer, 8 the hypervisor's.
+ * The two turning points, when anything has to be done there (cpu/mitigation.c). All registers of the guest are in the frame; the stack is what is
+ * below it in the same page.
+ */
+entry_extra:
+	UNLESS PATCH_XPTI, 1f
+	mov %rsp, %rax
+	and $-4096, %rax
+	mov TOP_HV_CR3(%rax), %rax
+	mov %rax, %cr3
+1:	UNLESS PATCH_IBRS, 1f
+	mov $MSR_SPEC_CTRL, %ecx
+	mov spec_ctrl_inside(%rip), %eax
+	xor %edx, %edx
+	wrmsr
+1:	UNLESS PATCH_RSB, 1f
+	STUFF_RSB
+1:	ret
+
+exit_extra:
+	UNLESS PATCH_IBRS, 1f
+	mov $MSR_SPEC_CTRL, %ecx
+	mov spec_ctrl_outside(%rip), %eax
+	xor %edx, %edx
+	wrmsr
+1:	UNLESS PATCH_XPTI, 1f
+	mov %rsp, %rax
+	and $-4096, %rax
+	mov TOP_GUEST_CR3(%rax), %rax
+	mov %rax, %cr3
+1:	UNLESS PATCH_VERW, 1f
+	verw verw_operand(%rip)
+1:	ret
+verw_operand:
+	.short SEL_HV_DATA
+
+syscall_entry:
+	SAVE
+	CLAC_IF_SMAP
+	FROM_GUEST syscall_from_guest
+
+syscall32_entry:
+	SAVE
+	CLAC_IF_SMAP
+	FROM_GUEST syscall32_from_guest
+
+/*
+ * SYSCALL: each CPU has a copy of this page, behind the page with its frame, which is how it is found while all registers are the guest's. desc.c
+ * mends the jumps in the copy.
  */
 	.macro ENTRY_STUB name, selector, vector, target
-	.globl \name
+	.globl \name, \name\()_end
 \name:
-	mov %rsp, (4096 + stub_page)(%rip)
-	mov (4096 + stub_page + 8)(%rip), %rsp
+	mov %rsp, (stub_page - 4096 + TOP_GUEST_RSP)(%rip)
+	lea (stub_page - 4096 + TOP_FRAME_END)(%rip), %rsp
 	push $SEL_RING3_SS
-	push (4096 + stub_page)(%rip)
+	push (stub_page - 4096 + TOP_GUEST_RSP)(%rip)
 	push %r11
 	push $\selector
 	push %rcx
 	push $0
 	movl $\vector, 4(%rsp)
-	push %rax
-	movabs $\target, %rax
-	jmp *%rax
+	.byte 0xe9 /* jmp, always with 32 bits */
+	.long \target - \name\()_end
+\name\()_end:
 	.endm
 
 	.section .stub, "ax"
 	ENTRY_STUB syscall_stub, SEL_RING3_64, ENTRY_SYSCALL, syscall_entry
 	/* From compatibility mode: the 32-bit selector, and never back by SYSRET. */
 	ENTRY_STUB syscall32_stub, SEL_RING3_32, 0, syscall32_entry
+	.globl stub_end
+stub_end:
 
 	.text
-syscall_entry:
-	pop %rax
-	SAVE
-	CLAC_IF_SMAP
-	mov %rsp, %rdi
-	call syscall_from_guest
-	jmp guest_exit
-
-syscall32_entry:
-	pop %rax
-	SAVE
-	CLAC_IF_SMAP
-	mov %rsp, %rdi
-	call syscall32_from_guest
-	jmp guest_exit
+/* void stuff_rsb(void): what returned before predicts no return from here on. */
+	.globl stuff_rsb
+stuff_rsb:
+	STUFF_RSB
+	ret
 
 /* void enter_idle(void): idle_loop() on an empty stack. */
 	.globl enter_idle
 enter_idle:
-	mov %rsp, %rax
-	or $(STACK_SIZE - 1), %rax
-	lea 1 - 216(%rax), %rsp
+	and $-WINDOW_STRIDE, %rsp
+	add $WINDOW_FRAME, %rsp
 	xor %ebp, %ebp
 	call idle_loop
 	ud2
+
+/* What gcc calls for an indirect jump (-mindirect-branch): a return whose prediction leads into a loop that does nothing. */
+	.macro THUNK reg
+	.globl __x86_indirect_thunk_\reg
+__x86_indirect_thunk_\reg:
+	call 2f
+1:	pause
+	lfence
+	jmp 1b
+2:	mov %\reg, (%rsp)
+	ret
+	int3
+	.endm
+	.macro THUNK_LOW reg, code
+	PATCH __x86_indirect_thunk_\reg, PATCH_THUNK_LFENCE, 5, 0x0f, 0xae, 0xe8, 0xff, \code
+	PATCH __x86_indirect_thunk_\reg, PATCH_THUNK_JMP, 2, 0xff, \code
+	THUNK \reg
+	.endm
+	.macro THUNK_HIGH reg, code
+	PATCH __x86_indirect_thunk_\reg, PATCH_THUNK_LFENCE, 6, 0x0f, 0xae, 0xe8, 0x41, 0xff, \code
+	PATCH __x86_indirect_thunk_\reg, PATCH_THUNK_JMP, 3, 0x41, 0xff, \code
+	THUNK \reg
+	.endm
+	THUNK_LOW rax, 0xe0
+	THUNK_LOW rcx, 0xe1
+	THUNK_LOW rdx, 0xe2
+	THUNK_LOW rbx, 0xe3
+	THUNK_LOW rbp, 0xe5
+	THUNK_LOW rsi, 0xe6
+	THUNK_LOW rdi, 0xe7
+	THUNK_HIGH r8, 0xe0
+	THUNK_HIGH r9, 0xe1
+	THUNK_HIGH r10, 0xe2
+	THUNK_HIGH r11, 0xe3
+	THUNK_HIGH r12, 0xe4
+	THUNK_HIGH r13, 0xe5
+	THUNK_HIGH r14, 0xe6
+	THUNK_HIGH r15, 0xe7
 
 /* int load_selector_X(unsigned selector): 0, or 1: it cannot be loaded and is null now. */
 	.macro LOAD_SELECTOR name

@@ -107,7 +107,7 @@ void cpu_features_init(void)
 
 	f->amd = vendor_is("AuthenticAMD") || vendor_is("HygonGenuine");
 	f->pge = HAS(basic.d, PGE);
-	f->pcid = HAS(basic.c, PCID);
+	f->pcid = HAS(basic.c, PCID) && boot_options.pcid;
 	f->x2apic = HAS(basic.c, X2APIC);
 	f->tsc_deadline = HAS(basic.c, TSC_DEADLINE);
 	f->xsave = HAS(basic.c, XSAVE);

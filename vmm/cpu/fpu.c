@@ -89,14 +89,9 @@ void fpu_init(void)
 
 void fpu_init_cpu(void)
 {
-	struct pcpu *c = this_cpu();
 	uint32_t mxcsr = MXCSR_INIT;
 
 	write_cr0((read_cr0() & ~(CR0_EM | CR0_TS)) | CR0_MP | CR0_NE);
-	c->cr4 = read_cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT;
-	if (cpu_features.xsave)
-		c->cr4 |= CR4_OSXSAVE;
-	write_cr4(c->cr4);
 	if (cpu_features.xsave)
 		set_xcr0(cpu_features.xcr0);
 	__asm__ volatile("fninit; ldmxcsr %0" ::"m"(mxcsr));

@@ -9,10 +9,19 @@
 #ifndef VMM_CPU_PCPU_H
 #define VMM_CPU_PCPU_H
 
+#include "vmm/mm/layout.h"
+
+/* Offsets in struct stack_top, for entry.S. */
+#define TOP_FRAME     72
+#define TOP_FRAME_END (TOP_FRAME + 168)
+#define TOP_HV_CR3    280
+#define TOP_GUEST_CR3 288
+#define TOP_GUEST_RSP 296
+
+#ifndef __ASSEMBLY__
 #include "vmm/lib/xen.h"
 
 #include "vmm/lib/types.h"
-#include "vmm/mm/layout.h"
 
 struct vcpu;
 
@@ -20,6 +29,7 @@ struct vcpu;
 enum soft_event {
 	SOFT_SCHEDULE, /* another vCPU may have to run */
 	SOFT_TIMER,    /* timers may be due */
+	SOFT_NMI,      /* one came */
 };
 
 struct pcpu {
@@ -30,19 +40,23 @@ struct pcpu {
 	uint32_t pending;  /* 1 << enum soft_event; set atomically by anyone */
 	struct vcpu *vcpu; /* that runs here: `current` */
 	struct vcpu *idle;
-	uint64_t cr4;
-	uint64_t stack_top;
 	uint32_t tlb_clock; /* value of the TLB clock at the last full flush of this CPU */
+	uint8_t tables; /* which address space is loaded, and which need no flush when they are: mm/tlb.c */
+	uint8_t fresh;
+	uint64_t last_tag; /* of the last vCPU that was no idle one */
 	uint64_t nmi_count, irq_count;
 };
 
-/* The end of a stack: what entry.S finds there. */
+/* The page behind a CPU's stack. */
 struct stack_top {
-	struct cpu_user_regs guest; /* the frame of the last entry from a guest */
+	uint64_t room[TOP_FRAME / 8]; /* an exception of IRET pushes its frame over the one below */
+	struct cpu_user_regs guest;   /* the frame of the last entry from a guest */
 	struct pcpu *cpu;
-	uint64_t reserved;
+	uint64_t hv_cr3,
+		guest_cr3;  /* to load on the way in and out, when guests' tables are isolated */
+	uint64_t guest_rsp; /* for a moment, in SYSCALL's stub */
 };
-_Static_assert((sizeof(struct stack_top) - offsetof(struct stack_top, guest.es)) % 16 == 0,
+_Static_assert(offsetof(struct stack_top, guest.es) % 16 == 0,
 	       "TSS.rsp0 is &guest.es, and the processor aligns its stack to 16 bytes");
 
 extern struct pcpu pcpus[MAX_CPUS];
@@ -53,7 +67,7 @@ static inline struct stack_top *stack_top(void)
 	uint64_t sp;
 
 	__asm__("mov %%rsp, %0" : "=r"(sp));
-	return (struct stack_top *)((sp | (STACK_SIZE - 1)) + 1) - 1;
+	return (struct stack_top *)((sp & ~(WINDOW_STRIDE - 1ul)) + WINDOW_FRAME);
 }
 
 #define this_cpu()    (stack_top()->cpu)
@@ -64,5 +78,7 @@ static inline void raise_soft(struct pcpu *c, enum soft_event e)
 {
 	__atomic_fetch_or(&c->pending, 1u << e, __ATOMIC_SEQ_CST);
 }
+
+#endif /* __ASSEMBLY__ */
 
 #endif

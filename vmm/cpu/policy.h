@@ -39,7 +39,7 @@ int policy_write_cr(struct vcpu *v, unsigned cr, uint64_t value);
 #define XCR0_AVX512 0xe0ull
 
 void fpu_init(void);	 /* first CPU; does what fpu_init_cpu does, too */
-void fpu_init_cpu(void); /* every CPU; sets CR0 and CR4 for it, and pcpu.cr4 */
+void fpu_init_cpu(void); /* every CPU, after cpu_setup; sets CR0 for it */
 int fpu_vcpu_init(struct vcpu *v);
 void fpu_vcpu_free(struct vcpu *v);
 /* Both clear CR0.TS: who enters a guest sets it again where v->ts says so. Interrupts may be on. */

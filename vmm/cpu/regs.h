@@ -154,6 +154,13 @@ static inline void invlpg(uint64_t va)
 	__asm__ volatile("invlpg (%0)" ::"r"(va) : "memory");
 }
 
+static inline void invpcid(uint64_t type, uint64_t pcid, uint64_t va)
+{
+	const uint64_t descriptor[2] = {pcid, va};
+
+	__asm__ volatile("invpcid %0, %1" ::"m"(descriptor), "r"(type) : "memory");
+}
+
 static inline void outb(uint16_t port, uint8_t v)
 {
 	__asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port));

@@ -12,20 +12,25 @@
  */
 #include "vmm/cpu/traps.h"
 
+#include <xen/nmi.h>
+
 #include "vmm/boot/boot.h"
 #include "vmm/cpu/context.h"
 #include "vmm/cpu/desc.h"
+#include "vmm/cpu/mitigation.h"
 #include "vmm/cpu/policy.h"
 #include "vmm/cpu/regs.h"
 #include "vmm/domain/vcpu_time.h"
 #include "vmm/emul/emul.h"
 #include "vmm/hypercall/event_channel.h"
+#include "vmm/hypercall/hypercall.h"
 #include "vmm/hypercall/table.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/print.h"
 #include "vmm/lib/string.h"
 #include "vmm/mm/access.h"
 #include "vmm/mm/map.h"
+#include "vmm/mm/tlb.h"
 #include "vmm/mm/walk.h"
 #include "vmm/platform/irq.h"
 #include "vmm/platform/power.h"
@@ -35,7 +40,22 @@
 _Static_assert(offsetof(struct cpu_user_regs, rip) == 128, "entry.S");
 _Static_assert(offsetof(struct cpu_user_regs, entry_vector) == 124, "entry.S");
 _Static_assert(offsetof(struct cpu_user_regs, ss) == 160, "entry.S");
-_Static_assert(sizeof(struct stack_top) == 216, "entry.S");
+_Static_assert(offsetof(struct stack_top, guest) == TOP_FRAME, "entry.S");
+_Static_assert(offsetof(struct stack_top, hv_cr3) == TOP_HV_CR3, "entry.S");
+_Static_assert(offsetof(struct stack_top, guest_cr3) == TOP_GUEST_CR3, "entry.S");
+_Static_assert(offsetof(struct stack_top, guest_rsp) == TOP_GUEST_RSP, "entry.S");
+
+#define PORT_B	      0x61
+#define PORT_B_KEPT   0x03
+#define PORT_B_CAUSES 0xc0 /* and four bits lower, what switches them off */
+#define PORT_B_SERR   0x80
+#define PORT_B_IOCHK  0x40
+
+#define MSR_MCG_CAP	  0x179u
+#define MSR_MCG_STATUS	  0x17au
+#define MSR_MC_STATUS(i)  (0x401u + 4 * (i))
+#define MC_STATUS_VALID	  (1ull << 63)
+#define MC_STATUS_ADDRESS (1ull << 58)
 
 #define ERROR_IDT	   2u /* an error code's selector is an index of the IDT */
 #define SELECTOR_LDT	   4u
@@ -128,12 +148,13 @@ void dump_vcpus(void)
 		}
 }
 
+static bool stopping;
+
 void panic_stop(void)
 {
-	static bool again;
-
 	irq_disable();
-	if (!__atomic_exchange_n(&again, true, __ATOMIC_SEQ_CST)) {
+	if (!__atomic_exchange_n(&stopping, true, __ATOMIC_SEQ_CST)) {
+		apic_send_nmi_others();
 		log_error("Pagurus cannot go on; %s",
 			  boot_options.noreboot ? "halted (noreboot)" : "the machine restarts");
 		if (!boot_options.noreboot)
@@ -160,7 +181,7 @@ void toggle_guest_mode(struct vcpu *v)
 	/* The base that is not in use stands in KERNEL_GS_BASE. */
 	__asm__ volatile("swapgs" ::: "memory");
 	v->kernel_mode = !v->kernel_mode;
-	load_guest_cr3(v);
+	tlb_load(v);
 	if (unlikely(v->areas_stale) && v->kernel_mode)
 		vcpu_areas_update(v);
 }
@@ -272,6 +293,19 @@ void deliver_page_fault(struct cpu_user_regs *regs, uint64_t address, uint32_t e
 		crash_unwritable(v->domain, TRAP_PAGE_FAULT);
 }
 
+/* Nothing masks it but another one's handler, which ends with the next iret (hypercall/descriptor.c). */
+static void deliver_nmi(struct cpu_user_regs *regs)
+{
+	struct vcpu *v = current;
+
+	WRITE_ONCE(v->nmi_pending, false);
+	if (!v->nmi_entry)
+		return;
+	v->nmi_masked = true;
+	if (!push_frame(regs, v->nmi_entry, false, 0, true))
+		domain_crash(v->domain, "an NMI came and its kernel stack cannot be written");
+}
+
 static void deliver_events(struct cpu_user_regs *regs)
 {
 	struct vcpu *v = current;
@@ -325,6 +359,11 @@ static __attribute__((noinline)) void exit_slow(struct cpu_user_regs *regs)
 			soft_run();
 			continue;
 		}
+		if (unlikely(READ_ONCE(c->vcpu->nmi_pending)) && !c->vcpu->nmi_masked) {
+			irq_enable();
+			deliver_nmi(regs);
+			continue;
+		}
 		if (!vcpu_event_deliverable(c->vcpu))
 			break;
 		irq_enable();
@@ -335,10 +374,14 @@ static __attribute__((noinline)) void exit_slow(struct cpu_user_regs *regs)
 void exit_work(struct cpu_user_regs *regs)
 {
 	const struct pcpu *c = this_cpu();
+	const struct vcpu *v = c->vcpu;
 
 	irq_disable();
-	if (unlikely(READ_ONCE(c->pending)) || unlikely(vcpu_event_deliverable(c->vcpu)))
+	if (unlikely(READ_ONCE(c->pending)) || unlikely(vcpu_event_deliverable(v)) ||
+	    unlikely(READ_ONCE(v->nmi_pending)))
 		exit_slow(regs);
+	if (unlikely(mitigations.xpti))
+		stack_top()->guest_cr3 = tlb_guest_cr3(v);
 	/* Whatever a guest put there: ring 3, interrupts on, no way to I/O. */
 	regs->cs |= 3;
 	regs->ss |= 3;
@@ -436,6 +479,80 @@ static void debug_fault(struct cpu_user_regs *regs)
 	deliver_trap(regs, TRAP_DEBUG, 0);
 }
 
+/* It comes in the middle of anything: what is to be done is done later (nmi_run). */
+static void note_nmi(void)
+{
+	while (READ_ONCE(stopping))
+		__asm__ volatile("cli; hlt");
+	this_cpu()->nmi_count++;
+	raise_soft(this_cpu(), SOFT_NMI);
+}
+
+/* The processor takes no other NMI before an IRET, and the way out may be SYSRET. */
+static void end_nmi(void)
+{
+	__asm__ volatile("mov %%rsp, %%rax\n"
+			 "pushq %0\n"
+			 "pushq %%rax\n"
+			 "pushfq\n"
+			 "pushq %1\n"
+			 "leaq 1f(%%rip), %%rax\n"
+			 "pushq %%rax\n"
+			 "iretq\n"
+			 "1:" ::"i"(SEL_HV_DATA),
+			 "i"(SEL_HV_CODE)
+			 : "rax", "memory");
+}
+
+/* Devices and the firmware report by the first CPU's: what they mean stands in a port of the chip set (system control port B). */
+void nmi_run(void)
+{
+	struct vcpu *v = dom0 ? dom0->vcpu[0] : NULL;
+	uint8_t port = inb(PORT_B), mask = (uint8_t)((port & PORT_B_CAUSES) >> 4);
+	uint64_t reason = 0;
+	bool taken = v && v->nmi_entry;
+
+	if (this_cpu()->id)
+		return;
+	if (port & PORT_B_SERR)
+		reason |= XEN_NMIREASON_pci_serr;
+	if (port & PORT_B_IOCHK)
+		reason |= XEN_NMIREASON_io_error;
+	/* Both causes are switched off: they would go on for ever. */
+	if (reason)
+		outb(PORT_B, (port & PORT_B_KEPT) | mask);
+	else
+		reason = XEN_NMIREASON_unknown;
+	log_info("NMI: %s; %s",
+		 reason & XEN_NMIREASON_pci_serr   ? "a PCI device reports a fault (SERR)"
+		 : reason & XEN_NMIREASON_io_error ? "a device reports a fault (I/O check)"
+						   : "nobody says why",
+		 taken ? "dom0 is told" : "dom0 did not ask for them");
+	if (!taken)
+		return;
+	__atomic_fetch_or(&dom0->shared_info->arch.nmi_reason, reason, __ATOMIC_SEQ_CST);
+	vcpu_send_nmi(v);
+}
+
+static void machine_check(void)
+{
+	uint64_t cap = 0, status = 0, address;
+
+	rdmsr_safe(MSR_MCG_CAP, &cap);
+	rdmsr_safe(MSR_MCG_STATUS, &status);
+	log_error("CPU %u: machine check: the processor reports a hardware fault, status %llx",
+		  this_cpu()->id, (unsigned long long)status);
+	for (unsigned i = 0; i < (cap & 0xff); i++) {
+		if (rdmsr_safe(MSR_MC_STATUS(i), &status) || !(status & MC_STATUS_VALID))
+			continue;
+		address = 0;
+		if (status & MC_STATUS_ADDRESS)
+			rdmsr_safe(MSR_MC_STATUS(i) + 1, &address);
+		log_error("  bank %u: status %llx, address %llx", i, (unsigned long long)status,
+			  (unsigned long long)address);
+	}
+}
+
 static void interrupt(struct cpu_user_regs *regs, unsigned vector)
 {
 	(void)regs;
@@ -487,6 +604,10 @@ void trap_from_guest(struct cpu_user_regs *regs)
 		break;
 	case TRAP_DEBUG:
 		debug_fault(regs);
+		break;
+	case TRAP_NMI:
+		note_nmi();
+		end_nmi();
 		break;
 	case TRAP_NO_DEVICE:
 		/* Only when the guest asked for it. */
@@ -542,6 +663,7 @@ void trap_from_hypervisor(struct cpu_user_regs *regs)
 		regs->rip = to;
 		return;
 	}
+	log_force();
 	log_error("CPU %u: %s in the hypervisor", this_cpu()->id,
 		  vector < ARRAY_SIZE(trap_name) ? trap_name[vector] : "trap");
 	dump_registers(regs);
@@ -557,14 +679,14 @@ void trap_on_own_stack(struct cpu_user_regs *regs)
 		reset_dr6();
 		return;
 	case TRAP_NMI:
-		log_warning(
-			"NMI at %04x:%llx: a device or the firmware reports a fault; nothing is done about it",
-			regs->cs, (unsigned long long)regs->rip);
+		note_nmi();
 		return;
 	case TRAP_MACHINE_CHECK:
-		log_error("machine check: the processor reports a hardware fault");
+		log_force();
+		machine_check();
 		break;
 	default:
+		log_force();
 		log_error(
 			"double fault: the hypervisor's stack is exhausted or its tables are damaged");
 	}

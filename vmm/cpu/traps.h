@@ -15,6 +15,9 @@ void deliver_page_fault(struct cpu_user_regs *regs, uint64_t address, uint32_t e
 /* The kernel of the current vCPU runs next, or its user mode: tables and GS base. */
 void toggle_guest_mode(struct vcpu *v);
 
+/* SOFT_NMI: an NMI came to this CPU. */
+void nmi_run(void);
+
 /* Where execution goes on after a fault at this address of the hypervisor, or 0. */
 uint64_t fixup_find(uint64_t rip);
 

@@ -99,6 +99,7 @@ fail:
 
 int vcpu_create(struct domain *d, unsigned id, struct vcpu **out)
 {
+	static uint64_t last_tag;
 	struct vcpu *v;
 	int rc;
 
@@ -109,6 +110,7 @@ int vcpu_create(struct domain *d, unsigned id, struct vcpu **out)
 		return -ENOMEM;
 	v->domain = d;
 	v->id = id;
+	v->tag = __atomic_add_fetch(&last_tag, 1, __ATOMIC_RELAXED);
 	v->table_kernel = v->table_user = v->info_frame = MFN_NONE;
 	for (unsigned i = 0; i < GDT_PAGES; i++)
 		v->gdt[i] = MFN_NONE;

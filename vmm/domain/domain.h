@@ -43,6 +43,7 @@ struct trap_handler {
 struct vcpu {
 	struct domain *domain;
 	unsigned id;
+	uint64_t tag; /* no other vCPU ever has the same */
 
 	/* Registers while the vCPU does not run; while it runs they are in its CPU's guest_frame(). */
 	struct cpu_user_regs regs;
@@ -53,7 +54,6 @@ struct vcpu {
 
 	/* Address space: frames held as TYPE_L4. */
 	mfn_t table_kernel, table_user; /* MFN_NONE: none */
-	uint64_t cr3;			/* what is or will be loaded */
 
 	/* Descriptor tables: frames held as TYPE_DESC. */
 	mfn_t gdt[GDT_PAGES];
@@ -108,7 +108,7 @@ struct vcpu {
 	struct timer poll_timer;
 	uint64_t period;
 	uint16_t virq_port[NR_VIRQS];
-	bool nmi_pending;
+	bool nmi_pending, nmi_masked;
 };
 
 struct domain {

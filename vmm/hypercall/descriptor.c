@@ -3,6 +3,7 @@
 #include "vmm/lib/xen.h"
 
 #include <xen/callback.h>
+#include <xen/nmi.h>
 
 #include "vmm/cpu/context.h"
 #include "vmm/cpu/desc.h"
@@ -326,6 +327,21 @@ long do_callback_op(arg_t command, arg_t arg)
 	}
 }
 
+/* The old form of CALLBACKTYPE_nmi. */
+long do_nmi_op(arg_t command, arg_t arg)
+{
+	struct xennmi_callback c = {0};
+
+	if (command > XENNMI_unregister_callback)
+		return -ENOSYS;
+	if (command == XENNMI_register_callback && copy_from_guest(&c, GUEST_VA(arg), sizeof(c)))
+		return -EFAULT;
+	if (!entry_ok(c.handler_address))
+		return -EINVAL;
+	current->nmi_entry = c.handler_address;
+	return 0;
+}
+
 /* ---- iret ---- */
 
 static bool read_iret_frame(uint64_t sp, struct iret_context *c)
@@ -383,6 +399,7 @@ long do_iret(void)
 		r->rcx = c.rcx;
 	}
 	v->info->evtchn_upcall_mask = !(c.rflags & EFLAGS_IF);
+	v->nmi_masked = false;
 	if (to_user)
 		toggle_guest_mode(v);
 	return 0;

@@ -2,7 +2,6 @@
 /* mmu_update, mmuext_op, update_va_mapping: a guest's page tables. What may stand in a table is decided in mm/page_type.c alone. */
 #include <stddef.h>
 
-#include "vmm/cpu/context.h"
 #include "vmm/cpu/desc.h"
 #include "vmm/cpu/regs.h"
 #include "vmm/domain/domain.h"
@@ -293,8 +292,11 @@ static int new_base(mfn_t *place, mfn_t m, bool none_allowed)
 	if (rc)
 		return rc;
 	*place = m;
+	/* Before the old one may go. */
 	if (place == &v->table_kernel)
-		load_guest_cr3(v); /* before the old one may go */
+		tlb_load_new(v);
+	else
+		tlb_user_changed();
 	if (!mfn_eq(old, MFN_NONE))
 		frame_put_both(mfn_frame(old));
 	return 0;

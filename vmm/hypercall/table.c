@@ -108,6 +108,8 @@ static long dispatch(uint64_t number, const arg_t *a)
 		return do_vm_assist(a[0], a[1]);
 	case __HYPERVISOR_callback_op:
 		return do_callback_op(a[0], a[1]);
+	case __HYPERVISOR_nmi_op:
+		return do_nmi_op(a[0], a[1]);
 	case __HYPERVISOR_platform_op:
 		return do_platform_op(a[0]);
 	case __HYPERVISOR_sysctl:

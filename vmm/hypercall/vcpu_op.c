@@ -170,15 +170,14 @@ static long set_singleshot(struct vcpu *v, arg_t arg)
 	return 0;
 }
 
-static long send_nmi(struct vcpu *v)
+void vcpu_send_nmi(struct vcpu *v)
 {
 	if (__atomic_exchange_n(&v->nmi_pending, true, __ATOMIC_SEQ_CST))
-		return 0;
+		return;
 	if (READ_ONCE(v->blocked))
 		vcpu_unblock(v);
 	else
 		vcpu_kick(v);
-	return 0;
 }
 
 /* For dom0's drivers of processors: only a vCPU that stays on one has such a number. */
@@ -228,7 +227,8 @@ long do_vcpu_op(arg_t command, arg_t vcpu, arg_t arg)
 	case VCPUOP_register_vcpu_info:
 		return register_info(v, arg);
 	case VCPUOP_send_nmi:
-		return send_nmi(v);
+		vcpu_send_nmi(v);
+		return 0;
 	case VCPUOP_get_physid:
 		return get_physid(v, arg);
 	case VCPUOP_register_vcpu_time_memory_area:

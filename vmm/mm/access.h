@@ -7,6 +7,7 @@
 #ifndef VMM_MM_ACCESS_H
 #define VMM_MM_ACCESS_H
 
+#include "vmm/cpu/patch.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/types.h"
 #include "vmm/mm/layout.h"
@@ -22,11 +23,14 @@ static inline bool guest_range_ok(guest_va_t va, uint64_t bytes)
 	return last < 0x0000800000000000ull || first >= HV_END;
 }
 
-/* No-ops until cpu/setup.c has patched them. */
-#define STAC \
-	".pushsection .smap_stac, \"a\"\n .quad 9991f\n .popsection\n 9991: .byte 0x0f, 0x1f, 0x00\n"
-#define CLAC \
-	".pushsection .smap_clac, \"a\"\n .quad 9992f\n .popsection\n 9992: .byte 0x0f, 0x1f, 0x00\n"
+/* No-ops until patched (cpu/patch.h). */
+#define PATCH_STRING(x) #x
+#define PATCHED_CODE(feature, last)                                         \
+	".pushsection .patches, \"a\"\n .quad 9991f\n .byte " PATCH_STRING( \
+		feature) ", 3, 0x0f, 0x01, " last                           \
+			 ", 0, 0, 0\n .popsection\n 9991: .byte 0x0f, 0x1f, 0x00\n"
+#define STAC PATCHED_CODE(PATCH_SMAP, "0xcb")
+#define CLAC PATCHED_CODE(PATCH_SMAP, "0xca")
 /* A fault at the one address goes on at the other (cpu/traps.c: fixup_find). */
 #define FIXUP(from, to) ".pushsection .fixup_table, \"a\"\n .quad " from ", " to "\n .popsection\n"
 

@@ -5,8 +5,8 @@
  *
  *   slot 256       machine-to-physical table, readable by guests
  *   slot 258       frame table
- *   slot 260       each CPU's window: the descriptor tables of the vCPU that it runs
- *   slot 261       the image, at IMAGE_BASE + its physical address; above it mappings made at run time and the CPUs' stacks
+ *   slot 260       mappings made at run time
+ *   slot 261       the image, at IMAGE_BASE + its physical address; 1 GiB above it each CPU's window
  *   slot 262..271  all of RAM, at DIRECT_BASE + physical address
  */
 #ifndef VMM_MM_LAYOUT_H
@@ -20,24 +20,30 @@
 #define M2P_BASE      0xffff800000000000
 #define M2P_SLOT      256
 #define FRAMES_BASE   0xffff810000000000
-#define WINDOW_BASE   0xffff820000000000
 #define IMAGE_BASE    0xffff828000000000
 #define IMAGE_LOAD    0x200000 /* physical, where the boot loader puts the image */
-#define REMAP_BASE    (IMAGE_BASE + 0x40000000)
-#define REMAP_END     (IMAGE_BASE + 0x80000000)
-#define STACKS_BASE   (IMAGE_BASE + 0x80000000)
+#define REMAP_BASE    0xffff820000000000
+#define REMAP_END     (REMAP_BASE + 0x40000000)
+#define WINDOW_BASE   (IMAGE_BASE + 0x40000000) /* a direct jump reaches the image from there */
 #define DIRECT_BASE   0xffff830000000000
 #define DIRECT_BYTES  (HV_END - DIRECT_BASE)
 
-/* Each CPU's window: 16 pages of GDT, 16 of LDT, its SYSCALL stub and that stub's data. */
-#define WINDOW_STRIDE  0x40000
-#define WINDOW_GDT     0
-#define WINDOW_LDT     0x10000
-#define WINDOW_STUB    0x20000 /* the same code for all */
-#define WINDOW_SCRATCH 0x21000
+/*
+ * Each CPU's window: its stack, which ends where the second half begins; in that half what the processor needs to get from a guest into the hypervisor,
+ * and no more: guests see it too when their tables are isolated (mm/xpti.c).
+ */
+#define WINDOW_STRIDE 0x400000
+#define WINDOW_FRAME  0x200000 /* struct stack_top and the TSS */
+#define WINDOW_STUB   0x201000 /* SYSCALL comes here */
+#define WINDOW_IDT    0x202000
+#define WINDOW_IST \
+	0x210000 /* stacks of the exceptions that have their own, each at the end of its part */
+#define WINDOW_GDT 0x220000
+#define WINDOW_LDT 0x230000
 
-#define STACK_SIZE   0x8000
-#define STACK_STRIDE 0x10000 /* the other half is never mapped */
-#define MAX_CPUS     64
+#define STACK_SIZE 0x8000
+#define IST_STRIDE 0x4000
+#define IST_BYTES  0x2000 /* the rest is never mapped */
+#define MAX_CPUS   64
 
 #endif

@@ -3,11 +3,13 @@
  * The hypervisor's tables: made once at boot; afterwards only device mappings are added and windows change.
  *
  * Rights: text is executable and not writable, everything else is not executable; only the machine-to-physical table is readable from ring 3,
- * and it is written through the direct map. All is global but the windows, which change with the vCPU.
+ * and it is written through the direct map. All is global but the windows, which change with the vCPU; with isolated tables (xpti.c) nothing is that
+ * a guest's tables do not show.
  */
 #include "vmm/mm/map.h"
 
 #include "vmm/boot/boot.h"
+#include "vmm/cpu/mitigation.h"
 #include "vmm/cpu/pcpu.h"
 #include "vmm/cpu/policy.h"
 #include "vmm/cpu/regs.h"
@@ -16,24 +18,24 @@
 #include "vmm/mm/heap.h"
 #include "vmm/mm/page_type.h"
 #include "vmm/mm/tlb.h"
+#include "vmm/mm/xpti.h"
 
-#define LARGE	     (2ul << 20)
-#define LOW_MEMORY   (1ul << 20) /* stays as the firmware left it; dom0 looks around in it */
-#define WINDOWS_EACH (LARGE / WINDOW_STRIDE)
+#define LARGE	   (2ul << 20)
+#define LOW_MEMORY (1ul << 20) /* stays as the firmware left it; dom0 looks around in it */
 
 uint64_t *hv_l4;
 uint64_t direct_bytes = 4ul << 30;
 
-extern char image_start[], text_end[], rodata_end[], data_end[], image_end[], stub_page[];
+extern char image_start[], text_end[], rodata_end[], data_end[], image_end[], boot_stack[];
 
 /* Until the heap is there, pages come from the top of one range of RAM. */
 static uint64_t early_bottom, early_top;
 static bool heap_ready;
 static uint64_t device_next = REMAP_BASE;
-static uint64_t *window_l1[MAX_CPUS / WINDOWS_EACH];
-static uint64_t *m2p; /* through the direct map */
+static uint64_t *window_l1[MAX_CPUS]; /* of the second half */
+static uint64_t *m2p;		      /* through the direct map */
 static uint64_t m2p_bytes;
-static uint64_t nx;
+static uint64_t nx, global;
 
 static uint64_t early_alloc(uint64_t bytes, uint64_t align)
 {
@@ -198,14 +200,12 @@ static void mark_ram(void)
 
 static void map_image(void)
 {
-	const uint64_t common = PTE_G;
-
 	map_pages((uint64_t)image_start, image_phys(image_start),
-		  (uint64_t)text_end - (uint64_t)image_start, common);
+		  (uint64_t)text_end - (uint64_t)image_start, global);
 	map_pages((uint64_t)text_end, image_phys(text_end),
-		  (uint64_t)rodata_end - (uint64_t)text_end, common | nx);
+		  (uint64_t)rodata_end - (uint64_t)text_end, global | nx);
 	map_pages((uint64_t)rodata_end, image_phys(rodata_end),
-		  (uint64_t)image_end - (uint64_t)rodata_end, common | PTE_RW | nx);
+		  (uint64_t)image_end - (uint64_t)rodata_end, global | PTE_RW | nx);
 }
 
 void map_init(void)
@@ -214,6 +214,7 @@ void map_init(void)
 
 	direct_base = (char *)DIRECT_BASE;
 	nx = cpu_features.nx ? PTE_NX : 0;
+	global = mitigations.xpti ? 0 : PTE_G;
 	each_free_range(choose_early);
 	early_first_top = early_top;
 	if (!early_top)
@@ -226,9 +227,10 @@ void map_init(void)
 	map_image();
 	/* Through 4 GiB whatever is there: ACPI tables lie in the holes, uncached device memory is mapped elsewhere. */
 	direct_bytes = ROUND_UP(MAX(end, 4ul << 30), LARGE);
-	map_pages(DIRECT_BASE, 0, direct_bytes, PTE_RW | PTE_G | nx);
+	map_pages(DIRECT_BASE, 0, direct_bytes, PTE_RW | global | nx);
 	frame_table = (struct frame *)FRAMES_BASE;
-	map_pages(FRAMES_BASE, early_alloc(frames_bytes, LARGE), frames_bytes, PTE_RW | PTE_G | nx);
+	map_pages(FRAMES_BASE, early_alloc(frames_bytes, LARGE), frames_bytes,
+		  PTE_RW | global | nx);
 	m2p = maddr_to_ptr(early_alloc(m2p_bytes, LARGE));
 	memset(m2p, 0xff, m2p_bytes);
 	map_pages(M2P_BASE, ptr_to_mfn(m2p).v << PAGE_SHIFT, m2p_bytes, PTE_US | PTE_G | nx);
@@ -236,10 +238,12 @@ void map_init(void)
 	for (unsigned slot = HV_FIRST_SLOT; slot <= HV_LAST_SLOT; slot++) {
 		uint64_t va = 0xffff000000000000ul | (uint64_t)slot << 39;
 
-		if (slot == M2P_SLOT || slot == pt_index(WINDOW_BASE, 4) ||
+		if (slot == M2P_SLOT || slot == pt_index(REMAP_BASE, 4) ||
 		    slot == pt_index(IMAGE_BASE, 4))
 			entry_at(va, 3);
 	}
+	if (!map_cpu(0))
+		bug(__FILE__, __LINE__, "no memory for the first processor");
 	write_cr3(map_hv_l4().v << PAGE_SHIFT);
 	mark_ram();
 	each_free_range(give_to_heap);
@@ -258,6 +262,7 @@ void pt_fill_hypervisor_slots(uint64_t *l4)
 {
 	memcpy(l4 + HV_FIRST_SLOT, hv_l4 + HV_FIRST_SLOT,
 	       (HV_LAST_SLOT - HV_FIRST_SLOT + 1) * sizeof(*l4));
+	xpti_forget(ptr_to_mfn(l4));
 }
 
 void *map_device(uint64_t maddr, size_t bytes)
@@ -273,64 +278,41 @@ void *map_device(uint64_t maddr, size_t bytes)
 
 		if (!e)
 			return NULL;
-		*e = ((maddr & PAGE_MASK) + done) | PTE_P | PTE_RW | PTE_A | PTE_D | PTE_G |
+		*e = ((maddr & PAGE_MASK) + done) | PTE_P | PTE_RW | PTE_A | PTE_D | global |
 		     PTE_PCD | PTE_PWT | nx;
 	}
 	return (void *)(va + offset);
 }
 
-void map_window(unsigned offset, mfn_t m, bool writable)
+void map_window(unsigned offset, mfn_t m, enum window_rights rights)
 {
 	unsigned cpu = this_cpu()->id;
 	uint64_t va = WINDOW_BASE + (uint64_t)cpu * WINDOW_STRIDE + offset;
-	uint64_t *e = &window_l1[cpu / WINDOWS_EACH][pt_index(va, 1)], fresh = 0;
+	uint64_t *e = &window_l1[cpu][pt_index(va, 1)], fresh = 0;
 
 	if (!mfn_eq(m, MFN_NONE))
-		fresh = pte_make(m, PTE_P | PTE_A | PTE_D | (writable ? PTE_RW : 0) | nx);
+		fresh = pte_make(m, PTE_P | PTE_A | PTE_D | (rights == WINDOW_RW ? PTE_RW : 0) |
+					    (rights == WINDOW_RX ? 0 : nx));
 	if (*e == fresh)
 		return;
 	WRITE_ONCE(*e, fresh);
-	invlpg(va);
+	tlb_page_local(va);
 }
 
-uint64_t map_cpu(unsigned cpu)
+bool map_cpu(unsigned cpu)
 {
-	uint64_t window = WINDOW_BASE + (uint64_t)cpu * WINDOW_STRIDE;
-	uint64_t stack = STACKS_BASE + (uint64_t)cpu * STACK_STRIDE, *e = entry_at(window, 2);
-	mfn_t scratch = heap_alloc(0, 0);
-	uint64_t *data;
+	uint64_t frame = WINDOW_BASE + (uint64_t)cpu * WINDOW_STRIDE + WINDOW_FRAME;
 
-	if (!e || mfn_eq(scratch, MFN_NONE))
-		return 0;
-	if (!(*e & PTE_P)) {
-		uint64_t table = table_alloc();
+	for (uint64_t at = 0; at <= STACK_SIZE; at += PAGE_SIZE) {
+		uint64_t va = frame - STACK_SIZE + at, *e = entry_at(va, 1);
+		uint64_t maddr = cpu ? table_alloc() : image_phys(boot_stack) + at;
 
-		if (!table)
-			return 0;
-		*e = table | PTE_P | PTE_RW | PTE_A;
+		if (!e || !maddr)
+			return false;
+		*e = maddr | PTE_P | PTE_RW | PTE_A | PTE_D | nx | (va == frame ? PTE_G : global);
 	}
-	window_l1[cpu / WINDOWS_EACH] = maddr_to_ptr(*e & PTE_ADDR);
-	map_pages(window + WINDOW_STUB, image_phys(stub_page), PAGE_SIZE, PTE_G);
-	map_pages(window + WINDOW_SCRATCH, scratch.v << PAGE_SHIFT, PAGE_SIZE, PTE_RW | PTE_G | nx);
-	if (cpu == 0) {
-		extern char boot_stack[];
-
-		stack = (uint64_t)boot_stack;
-	} else {
-		for (unsigned i = 0; i < STACK_SIZE / PAGE_SIZE; i++) {
-			mfn_t m = heap_alloc(0, 0);
-
-			if (mfn_eq(m, MFN_NONE))
-				return 0;
-			map_pages(stack + i * PAGE_SIZE, m.v << PAGE_SHIFT, PAGE_SIZE,
-				  PTE_RW | PTE_G | nx);
-		}
-	}
-	/* What the SYSCALL stub finds: room for the guest's stack pointer, and where ours begins (entry.S). */
-	data = mfn_to_ptr(scratch);
-	data[1] = (uint64_t)((struct stack_top *)(stack + STACK_SIZE) - 1) +
-		  offsetof(struct stack_top, guest.es);
-	return stack + STACK_SIZE;
+	window_l1[cpu] = entry_at(frame, 1) - pt_index(frame, 1);
+	return true;
 }
 
 void m2p_set(mfn_t m, uint64_t pfn)

@@ -20,10 +20,11 @@ mfn_t map_hv_l4(void);
 /* Device memory, uncached; never unmapped. NULL: no address space or memory left. */
 void *map_device(uint64_t maddr, size_t bytes);
 
-/* A page in this CPU's window (layout.h) at the offset; MFN_NONE: nothing. */
-void map_window(unsigned offset, mfn_t m, bool writable);
-/* Windows and stack of a CPU that is about to start: the top of its stack, or 0: no memory. The first CPU has its stack already. */
-uint64_t map_cpu(unsigned cpu);
+enum window_rights { WINDOW_RO, WINDOW_RW, WINDOW_RX };
+/* A page in the second half of this CPU's window (layout.h) at the offset; MFN_NONE: nothing. */
+void map_window(unsigned offset, mfn_t m, enum window_rights rights);
+/* Window and stack of a CPU that is about to start. False: no memory. map_init() does it for the first. */
+bool map_cpu(unsigned cpu);
 
 /* machine_to_phys_mapping */
 void m2p_set(mfn_t m, uint64_t pfn);

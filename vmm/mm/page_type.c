@@ -36,6 +36,7 @@
 #include "vmm/lib/errno.h"
 #include "vmm/lib/print.h"
 #include "vmm/mm/tlb.h"
+#include "vmm/mm/xpti.h"
 
 /* Entries that are looked at between two questions whether to stop. */
 #define PREEMPT_EVERY 64u
@@ -531,19 +532,23 @@ void page_unlock(struct domain *d)
 enum exchange { TAKE_ANY, KEEP_AD, EXACTLY };
 
 /* Replace the entry; *old is what it is believed to be, and gets what it was. False: EXACTLY, and it was something else. */
-static bool exchange(uint64_t *entry, uint64_t *old, uint64_t value, enum exchange how)
+static bool exchange(struct frame *f, unsigned level, unsigned index, uint64_t *old, uint64_t value,
+		     enum exchange how)
 {
+	uint64_t *entry = (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
 	const uint64_t ad = PTE_A | PTE_D;
+	uint64_t fresh;
 
-	for (;;) {
-		uint64_t fresh = how == KEEP_AD ? value | (*old & ad) : value;
-
+	do {
+		fresh = how == KEEP_AD ? value | (*old & ad) : value;
 		if (__atomic_compare_exchange_n(entry, old, fresh, false, __ATOMIC_SEQ_CST,
-						__ATOMIC_RELAXED))
+						__ATOMIC_RELAXED)) {
+			if (level == 4)
+				xpti_entry_changed(frame_mfn(f), index);
 			return true;
-		if (how == EXACTLY)
-			return false;
-	}
+		}
+	} while (how != EXACTLY);
+	return false;
 }
 
 static bool is_valid_table(const struct frame *f, unsigned level)
@@ -559,7 +564,6 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 							uint64_t value, enum exchange how,
 							struct domain *subject)
 {
-	uint64_t *entry = (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
 	uint64_t held = PTE_ADDR | PTE_P | (level == 1 ? PTE_RW | L1_CACHE_FLAGS : 0);
 	int rc;
 
@@ -571,7 +575,7 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 		how = TAKE_ANY;
 	/* What is held does not change: other rights only. */
 	if (!((old ^ value) & held) && (old & PTE_P))
-		return exchange(entry, &old, adjusted(value, level), how) ? 0 : -EAGAIN;
+		return exchange(f, level, index, &old, adjusted(value, level), how) ? 0 : -EAGAIN;
 	rc = level == 1 ? hold_l1e(value, f->owner, subject) : hold_table(value, level, f->owner);
 	if (rc)
 		return rc;
@@ -582,7 +586,7 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 		return -EINVAL;
 	}
 	/* Of the two, the one that does not stand in the table gives up what it held. */
-	if (!exchange(entry, &old, adjusted(value, level), how)) {
+	if (!exchange(f, level, index, &old, adjusted(value, level), how)) {
 		rc = -EAGAIN;
 		old = value;
 	}

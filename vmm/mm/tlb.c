@@ -1,11 +1,28 @@
 /* SPDX-License-Identifier: MIT */
-/* See tlb.h. Guests' translations are never global, so loading CR3 forgets them; the hypervisor's own are, and never change once made. */
+/*
+ * See tlb.h. Guests' translations are never global, so that loading CR3 forgets them; the hypervisor's own are, as far as they never change.
+ *
+ * With PCIDs a CPU has up to four address spaces of its vCPU: its user and kernel tables, and with isolated tables the copy of each that its code sees
+ * (xpti.c). Each has a PCID, the same on every CPU for whatever vCPU is there. pcpu.fresh has a bit for each space that holds nothing outdated: it may be
+ * loaded without forgetting what it holds. So a flush of everything is: flush the space that is loaded, and no other is fresh; another
+ * tagged translation stays where it is and cannot be used before its space is loaded, which forgets it. All the bits go when other tables or another
+ * vCPU come. Interrupts are off from reading a bit to loading CR3, because a flush that another CPU asks for comes as an interrupt.
+ * PCID 0 has no guest's tables and is never fresh.
+ *
+ * Guests' user pages are not made global, which would spare processors without PCIDs some misses on the way between kernel and user: every flush
+ * would have to be one of everything, and with isolated tables a global page is what must not be.
+ */
 #include "vmm/mm/tlb.h"
 
 #include "vmm/cpu/pcpu.h"
+#include "vmm/cpu/policy.h"
 #include "vmm/cpu/regs.h"
 #include "vmm/domain/domain.h"
+#include "vmm/lib/bitmap.h"
+#include "vmm/lib/lock.h"
+#include "vmm/mm/map.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/xpti.h"
 #include "vmm/platform/irq.h"
 
 /* A CPU that is so far behind is flushed whatever the clock says: its difference would soon look like the future. */
@@ -18,22 +35,119 @@ uint32_t tlb_clock_now(void)
 	return __atomic_load_n(&tlb_clock, __ATOMIC_SEQ_CST);
 }
 
-uint32_t tlb_flush_begin(void)
+static uint32_t flush_begins(void)
 {
 	return __atomic_add_fetch(&tlb_clock, 1, __ATOMIC_SEQ_CST);
 }
 
-void tlb_flush_end(uint32_t clock)
+static void flush_ended(uint32_t clock)
 {
 	WRITE_ONCE(this_cpu()->tlb_clock, clock);
 }
 
+#define CR3_KEEP       (1ull << 63) /* what the PCID holds (SDM vol. 3, "MOV to CR3") */
+#define SPACE_GUEST    2u /* with isolated tables: 2, 3 are the copies of 0, 1: user, kernel */
+#define SPACE_NONE     4u
+#define INVPCID_PAGE   0ull
+#define PCID_OF(space) ((space) + 1ull)
+
+/* CR3 for the space, which is loaded at once: it is fresh then. Interrupts are off. */
+static uint64_t cr3_of(mfn_t root, unsigned space)
+{
+	struct pcpu *c = this_cpu();
+	uint64_t keep = c->fresh >> space & 1 ? CR3_KEEP : 0;
+
+	if (!cpu_features.pcid)
+		return root.v << PAGE_SHIFT;
+	c->fresh |= (uint8_t)(1u << space);
+	return root.v << PAGE_SHIFT | PCID_OF(space) | keep;
+}
+
+static void load(const struct vcpu *v)
+{
+	unsigned space = v->kernel_mode;
+	uint64_t cr3 = cr3_of(space ? v->table_kernel : v->table_user, space);
+
+	this_cpu()->tables = (uint8_t)space;
+	stack_top()->hv_cr3 = cpu_features.pcid ? cr3 | CR3_KEEP : cr3;
+	write_cr3(cr3);
+}
+
+void tlb_load(const struct vcpu *v)
+{
+	uint64_t flags;
+
+	if (!cpu_features.pcid) {
+		load(v);
+		return;
+	}
+	flags = irq_save();
+	load(v);
+	irq_restore(flags);
+}
+
+void tlb_load_new(const struct vcpu *v)
+{
+	uint64_t flags = irq_save();
+	uint32_t clock = flush_begins();
+
+	this_cpu()->fresh = 0;
+	load(v);
+	flush_ended(clock);
+	irq_restore(flags);
+}
+
+void tlb_load_none(void)
+{
+	uint32_t clock = flush_begins();
+	uint64_t flags = irq_save();
+
+	this_cpu()->fresh = 0;
+	this_cpu()->tables = SPACE_NONE;
+	stack_top()->hv_cr3 = map_hv_l4().v << PAGE_SHIFT;
+	write_cr3(stack_top()->hv_cr3);
+	irq_restore(flags);
+	flush_ended(clock);
+}
+
+/* No other space than the one that is loaded. */
+static void only_this_is_fresh(void)
+{
+	this_cpu()->fresh &= (uint8_t)(1u << this_cpu()->tables);
+}
+
+void tlb_user_changed(void)
+{
+	only_this_is_fresh();
+}
+
+uint64_t tlb_guest_cr3(const struct vcpu *v)
+{
+	return cr3_of(xpti_root(v), SPACE_GUEST + v->kernel_mode);
+}
+
 void tlb_flush_local(void)
 {
-	uint32_t clock = tlb_flush_begin();
+	uint32_t clock = flush_begins();
 
+	only_this_is_fresh();
 	write_cr3(read_cr3());
-	tlb_flush_end(clock);
+	flush_ended(clock);
+}
+
+void tlb_page_local(uint64_t va)
+{
+	const struct pcpu *c = this_cpu();
+	uint64_t others = c->fresh & ~(1ull << c->tables);
+
+	invlpg(va);
+	if (!others)
+		return;
+	if (!cpu_features.invpcid) {
+		only_this_is_fresh();
+		return;
+	}
+	bit_for_each(space, &others, SPACE_NONE) invpcid(INVPCID_PAGE, PCID_OF(space), va);
 }
 
 static void flush_here(void *unused)
@@ -44,7 +158,7 @@ static void flush_here(void *unused)
 
 static void flush_page_here(void *va)
 {
-	invlpg((uint64_t)va);
+	tlb_page_local((uint64_t)va);
 }
 
 void tlb_flush_cpus(uint64_t cpus)
@@ -58,7 +172,7 @@ void tlb_flush_cpus(uint64_t cpus)
 void tlb_flush_page(uint64_t cpus, uint64_t va)
 {
 	if (cpus == 1ull << this_cpu()->id)
-		invlpg(va);
+		tlb_page_local(va);
 	else if (cpus)
 		call_on_cpus(cpus, flush_page_here, (void *)va);
 }

@@ -16,6 +16,7 @@
 #include "vmm/sched/sched.h"
 
 #include "vmm/cpu/context.h"
+#include "vmm/cpu/traps.h"
 #include "vmm/domain/vcpu_time.h"
 #include "vmm/hypercall/event_channel.h"
 #include "vmm/lib/print.h"
@@ -662,6 +663,8 @@ void soft_run(void)
 	uint32_t what;
 
 	while ((what = __atomic_exchange_n(&c->pending, 0, __ATOMIC_SEQ_CST)) != 0) {
+		if (unlikely(what & 1u << SOFT_NMI))
+			nmi_run();
 		if (what & 1u << SOFT_TIMER)
 			timer_run();
 		if (what & 1u << SOFT_SCHEDULE)

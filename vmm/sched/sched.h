@@ -22,6 +22,8 @@ void vcpu_wake(struct vcpu *v);
 void vcpu_unblock(struct vcpu *v);
 /* It shall look for events soon: interrupts the CPU that runs it, when that is another one. */
 void vcpu_kick(struct vcpu *v);
+/* Its NMI handler runs as soon as it can (hypercall/vcpu_op.c). */
+void vcpu_send_nmi(struct vcpu *v);
 /* It must not run (paused, taken down): returns at once, the CPU that runs it is told. */
 void vcpu_sleep(struct vcpu *v);
 /* The same, and wait until it is not running anywhere: from another vCPU only. */
