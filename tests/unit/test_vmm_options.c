@@ -24,7 +24,8 @@ static void nothing_is_the_default(void)
 	CHECK_EQ(o->dom0_mem, 0);
 	CHECK_EQ(o->dom0_mem_min, 0);
 	CHECK_EQ(o->dom0_mem_max, 0);
-	CHECK_EQ(o->dom0_max_vcpus, 0);
+	CHECK_EQ(o->dom0_vcpus_min, 0);
+	CHECK_EQ(o->dom0_vcpus_max, COUNT_MAX);
 	CHECK_EQ(o->maxcpus, 0);
 	CHECK_EQ(o->smep, -1);
 	CHECK_EQ(o->smap, -1);
@@ -44,7 +45,8 @@ static void takes_a_usual_line(void)
 	CHECK_STR(o->console, "com2");
 	CHECK_STR(o->com[0], "115200,8n1");
 	CHECK_STR(o->com[1], "9600,8n1,0x2f8");
-	CHECK_EQ(o->dom0_max_vcpus, 2);
+	CHECK_EQ(o->dom0_vcpus_min, 2);
+	CHECK_EQ(o->dom0_vcpus_max, 2);
 	CHECK_EQ(o->maxcpus, 4);
 	CHECK(o->noreboot && o->sync_console);
 	CHECK_EQ(log_console_level, LOG_DEBUG);
@@ -81,6 +83,17 @@ static void numbers_that_are_none_are_named(void)
 		"maxcpus=four",
 		"dom0_max_vcpus=65536",
 		"dom0_max_vcpus=",
+		"dom0_max_vcpus=0",
+		"dom0_max_vcpus=3-2",
+		"dom0_max_vcpus=2-0",
+		"dom0_max_vcpus=2-65536",
+		"dom0_max_vcpus=2-4-",
+		"dom0_max_vcpus=-x",
+		"com1=",
+		"com1=pci",
+		"com1=115200/3686400",
+		"com2=fast,8n1",
+		"com2=9600;8n1",
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -91,8 +104,22 @@ static void numbers_that_are_none_are_named(void)
 		CHECK_HAS(logged, want);
 		CHECK_EQ(boot_options.dom0_mem, 0);
 		CHECK_EQ(boot_options.maxcpus, 0);
-		CHECK_EQ(boot_options.dom0_max_vcpus, 0);
+		CHECK_EQ(boot_options.dom0_vcpus_min, 0);
+		CHECK_EQ(boot_options.dom0_vcpus_max, COUNT_MAX);
+		CHECK_STR(boot_options.com[0], "");
+		CHECK_STR(boot_options.com[1], "");
 	}
+}
+
+static void processors_of_dom0_have_bounds(void)
+{
+	CHECK_EQ(parse("dom0_max_vcpus=1-8")->dom0_vcpus_min, 1);
+	CHECK_EQ(boot_options.dom0_vcpus_max, 8);
+	CHECK_EQ(parse("dom0_max_vcpus=-3")->dom0_vcpus_min, 0);
+	CHECK_EQ(boot_options.dom0_vcpus_max, 3);
+	CHECK_EQ(parse("dom0_max_vcpus=4-")->dom0_vcpus_min, 4);
+	CHECK_EQ(boot_options.dom0_vcpus_max, COUNT_MAX);
+	CHECK_STR(logged, "");
 }
 
 static void switches_have_many_words(void)
@@ -100,6 +127,7 @@ static void switches_have_many_words(void)
 	CHECK_EQ(parse("smep")->smep, 1);
 	CHECK_EQ(parse("smep=on")->smep, 1);
 	CHECK_EQ(parse("smep=0")->smep, 0);
+	CHECK_EQ(parse("smap=hvm")->smap, 0);
 	CHECK_EQ(parse("no-smep smap=false")->smep, 0);
 	CHECK_EQ(boot_options.smap, 0);
 	CHECK_EQ(parse("xpti=no")->xpti, 0);
@@ -191,7 +219,8 @@ static void long_words_are_cut(void)
 }
 
 UNIT_MAIN(TEST(nothing_is_the_default), TEST(takes_a_usual_line), TEST(sizes_have_units),
-	  TEST(numbers_that_are_none_are_named), TEST(switches_have_many_words),
-	  TEST(mitigations_have_words), TEST(words_for_mitigations_that_are_none_are_named),
+	  TEST(numbers_that_are_none_are_named), TEST(processors_of_dom0_have_bounds),
+	  TEST(switches_have_many_words), TEST(mitigations_have_words),
+	  TEST(words_for_mitigations_that_are_none_are_named),
 	  TEST(levels_are_ordered), TEST(unknown_ones_are_named_once_each),
 	  TEST(long_words_are_cut))

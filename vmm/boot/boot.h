@@ -61,7 +61,7 @@ struct boot_options {
 	char console[16]; /* "com1", "com2", "vga", "none" */
 	char com[2][64];
 	uint64_t dom0_mem, dom0_mem_min, dom0_mem_max; /* bytes, 0: not given */
-	unsigned dom0_max_vcpus;		       /* 0: as many as CPUs */
+	unsigned dom0_vcpus_min, dom0_vcpus_max;       /* between: as many as CPUs */
 	unsigned maxcpus;			       /* 0: all */
 	bool noreboot;
 	/* -1: as is best */

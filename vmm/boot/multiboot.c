@@ -424,9 +424,9 @@ int multiboot_parse(uint32_t magic, uint32_t info)
 			nr_raw_lost, BOOT_RANGES_MAX);
 		rc = -EINVAL;
 	}
+	drop_file_name(boot_info.command_line);
 	if (rc)
 		return rc;
-	drop_file_name(boot_info.command_line);
 	for (unsigned i = 0; i < boot_info.nr_modules; i++)
 		drop_file_name(boot_info.module[i].command);
 	return sort_ranges();

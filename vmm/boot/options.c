@@ -119,11 +119,13 @@ static bool parse_size(const char *s, uint64_t *out)
 	return true;
 }
 
+#define COUNT_MAX 0xffffu
+
 static bool parse_count(const char *s, unsigned *out)
 {
 	uint64_t value;
 
-	if (!parse_number(s, &s, &value) || *s || !value || value > 0xffff)
+	if (!parse_number(s, &s, &value) || *s || !value || value > COUNT_MAX)
 		return false;
 	*out = (unsigned)value;
 	return true;
@@ -167,10 +169,18 @@ static bool set_console(const char *value)
 	return good;
 }
 
+/* SPEED or auto, then data bits with parity and stop bits, port and interrupt: not Xen's words for cards and for other crystals. */
 static bool set_com(unsigned n, const char *value)
 {
-	if (strlen(value) >= sizeof(boot_options.com[n]))
+	const char *rest = after(value, "auto");
+	uint64_t speed;
+
+	if ((!rest && !parse_number(value, &rest, &speed)) || (*rest && *rest != ',') ||
+	    strlen(value) >= sizeof(boot_options.com[n]))
 		return false;
+	for (; *rest; rest++)
+		if (!strchr("0123456789abcdefxnoms,", *rest))
+			return false;
 	memcpy(boot_options.com[n], value, strlen(value) + 1);
 	return true;
 }
@@ -200,12 +210,27 @@ static bool set_dom0_mem(const char *list)
 	return good;
 }
 
-/* N, or Xen's MIN-MAX, of which the maximum counts: there is a CPU for each or not. */
+/* N, or MIN-MAX, of which either may be left out. */
 static bool set_dom0_max_vcpus(const char *value)
 {
-	const char *dash = strchr(value, '-');
+	unsigned least, most = COUNT_MAX;
+	const char *rest;
+	uint64_t n;
 
-	return parse_count(dash ? dash + 1 : value, &boot_options.dom0_max_vcpus);
+	if (!parse_number(value, &rest, &n)) {
+		rest = value;
+		n = 0;
+	}
+	least = (unsigned)MIN(n, UINT32_MAX);
+	if (*rest != '-')
+		most = least;
+	else if (rest[1] && !parse_count(rest + 1, &most))
+		return false;
+	if ((*rest && *rest != '-') || !most || most > COUNT_MAX || least > most)
+		return false;
+	boot_options.dom0_vcpus_min = least;
+	boot_options.dom0_vcpus_max = most;
+	return true;
 }
 
 /* LEVEL, or LOWER/UPPER, of which the second is only printed when there is time: here, never. */
@@ -321,10 +346,11 @@ static enum verdict parse_option(const char *name, const char *value)
 		return judge(set_flag(&boot_options.noreboot, value));
 	if (!strcmp(name, "sync_console"))
 		return judge(set_flag(&boot_options.sync_console, value));
+	/* "hvm": not for PV guests, and there are no others. */
 	if (!strcmp(name, "smep"))
-		return judge(set_bool(&boot_options.smep, value));
+		return judge(set_bool(&boot_options.smep, strcmp(value, "hvm") ? value : "no"));
 	if (!strcmp(name, "smap"))
-		return judge(set_bool(&boot_options.smap, value));
+		return judge(set_bool(&boot_options.smap, strcmp(value, "hvm") ? value : "no"));
 	if (!strcmp(name, "pcid"))
 		return judge(set_bool(&boot_options.pcid, value));
 	if (!strcmp(name, "pv-l1tf"))
@@ -365,6 +391,7 @@ void options_parse(const char *command_line)
 
 	memset(&boot_options, 0, sizeof(boot_options));
 	memcpy(boot_options.console, "com1", 5);
+	boot_options.dom0_vcpus_max = COUNT_MAX;
 	boot_options.smep = boot_options.smap = -1;
 	boot_options.pcid = boot_options.xpti = boot_options.pv_l1tf = boot_options.spec_ctrl = -1;
 	boot_options.ibrs = boot_options.ibpb = boot_options.rsb = boot_options.verw = -1;

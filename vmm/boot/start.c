@@ -39,12 +39,13 @@ void start(uint32_t magic, uint32_t info)
 	/* head.S has mapped the first 4 GiB there. */
 	direct_base = (char *)DIRECT_BASE;
 	rc = multiboot_parse(magic, info);
-	options_parse(rc ? "" : boot_info.command_line);
+	options_parse(boot_info.command_line);
 	start_console();
+	log_replay();
 	log_info("Pagurus %s, loaded by %s", PAGURUS_VERSION, boot_info.loader);
 	log_info("command line: %s", boot_info.command_line);
 	if (rc)
-		bug(__FILE__, __LINE__, "not started by a multiboot loader");
+		give_up("what the boot loader handed over cannot be used (see above); boot by GRUB's multiboot2");
 	cpu_features_init();
 	mitigation_init();
 	map_init();

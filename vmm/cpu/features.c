@@ -99,12 +99,32 @@ static void show(const struct cpu_features *f)
 		 f->brand[0] ? f->brand : "unnamed", f->phys_bits, f->xcr0, f->xsave_bytes, text);
 }
 
+/* What every 64-bit processor has, unless somebody switched it off, and is used without asking again. */
+static void require(uint32_t basic, uint32_t extended)
+{
+	const struct {
+		bool there;
+		const char *name;
+	} list[] = {
+		{HAS(basic, APIC), "APIC"}, {HAS(basic, MCE), "MCE"},
+		{HAS(basic, PAT), "PAT"},   {HAS(basic, PGE), "PGE"},
+		{HAS(basic, FXSR), "FXSR"}, {HAS(basic, SSE2), "SSE2"},
+		{HAS(extended, NX), "NX"},  {HAS(extended, SYSCALL), "SYSCALL"},
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(list); i++)
+		if (!list[i].there)
+			give_up("the processor has no %s, which is needed; switch it on in the firmware's setup, or give the virtual machine another processor",
+				list[i].name);
+}
+
 void cpu_features_init(void)
 {
 	struct cpu_features *f = &cpu_features;
 	struct cpuid basic = leaf(1, 0), seven = leaf(7, 0), extended = leaf(0x80000001, 0);
 	struct cpuid power = leaf(0x80000007, 0), sizes = leaf(0x80000008, 0);
 
+	require(basic.d, extended.d);
 	f->amd = vendor_is("AuthenticAMD") || vendor_is("HygonGenuine");
 	f->pge = HAS(basic.d, PGE);
 	f->pcid = HAS(basic.c, PCID) && boot_options.pcid;

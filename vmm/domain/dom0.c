@@ -59,8 +59,7 @@ __attribute__((noreturn, format(printf, 1, 2))) static void cannot(const char *f
 	va_start(args, format);
 	format_string_v(text, sizeof(text), format, args);
 	va_end(args);
-	log_error("dom0 cannot be started: %s", text);
-	bug(__FILE__, __LINE__, "no control domain");
+	give_up("dom0 cannot be started: %s", text);
 }
 
 static uint64_t frames_of(uint64_t bytes)
@@ -144,7 +143,6 @@ static void allocate(struct plan *p, struct domain *d)
 			m2p_set(MFN(m.v + i), done);
 		}
 	}
-	d->pages_max = p->nr_pages + (boot_options.dom0_mem_max >> PAGE_SHIFT);
 	if (boot_options.dom0_mem_max)
 		d->pages_max = MAX(p->nr_pages, boot_options.dom0_mem_max >> PAGE_SHIFT);
 	else
@@ -153,10 +151,10 @@ static void allocate(struct plan *p, struct domain *d)
 
 /* ---- layout ---- */
 
-/* Tables to map pages 0 .. end-1 at the virtual base: all levels. */
-static uint64_t tables_for(const struct plan *p, uint64_t end)
+/* Tables of levels 1 to 3 to map so many pages there. */
+static uint64_t tables_for(uint64_t first, uint64_t pages)
 {
-	uint64_t first = p->virt_base, last = va_of(p, end) - 1, n = 1;
+	uint64_t last = first + (pages << PAGE_SHIFT) - 1, n = 0;
 
 	for (unsigned level = 1; level <= 3; level++) {
 		unsigned shift = PAGE_SHIFT + 9 * level;
@@ -166,10 +164,27 @@ static uint64_t tables_for(const struct plan *p, uint64_t end)
 	return n;
 }
 
+/* Whole pages of addresses that a guest may use, on one side of the hole. */
+static bool guest_range(uint64_t first, uint64_t pages)
+{
+	uint64_t last = first + (pages << PAGE_SHIFT) - 1;
+
+	return !(first % PAGE_SIZE) && pages < 1ull << 35 && last > first &&
+	       (last < 1ull << 47 || first >= HV_END);
+}
+
+static void check_room(const struct plan *p, uint64_t pages)
+{
+	if (pages >= p->nr_pages)
+		cannot("kernel and RAM disk need %llu MiB of the %llu MiB that it gets; give dom0_mem= a larger value",
+		       (unsigned long long)(pages >> 8) + 1,
+		       (unsigned long long)(p->nr_pages >> 8));
+}
+
 static void lay_out(struct plan *p)
 {
 	const struct elf_kernel *k = &p->kernel;
-	uint64_t at, end;
+	uint64_t at;
 
 	p->virt_base = k->virt_base;
 	if (k->paddr_first < k->paddr_offset)
@@ -188,16 +203,17 @@ static void lay_out(struct plan *p)
 	}
 	p->start_info = at++;
 	p->tables = at;
-	for (p->nr_tables = 0;; p->nr_tables++) {
+	check_room(p, at);
+	do {
+		p->nr_tables++;
 		p->stack = p->tables + p->nr_tables;
-		end = ROUND_UP(va_of(p, p->stack + 1) + MIN_ROOM, MAP_ALIGN);
-		if (end <= p->virt_base)
-			cannot("the kernel with all that belongs to it does not fit above %llx",
+		p->mapped_end =
+			(ROUND_UP(va_of(p, p->stack + 1) + MIN_ROOM, MAP_ALIGN) - p->virt_base) >>
+			PAGE_SHIFT;
+		if (!guest_range(p->virt_base, p->mapped_end))
+			cannot("the kernel wants to lie at %llx, where it cannot",
 			       (unsigned long long)p->virt_base);
-		p->mapped_end = (end - p->virt_base) >> PAGE_SHIFT;
-		if (tables_for(p, p->mapped_end) <= p->nr_tables)
-			break;
-	}
+	} while (1 + tables_for(p->virt_base, p->mapped_end) > p->nr_tables);
 	at = p->mapped_end;
 	if (p->initrd && k->mod_start_pfn) {
 		p->initrd_pfn = at;
@@ -205,13 +221,13 @@ static void lay_out(struct plan *p)
 	}
 	if (k->init_p2m_given) {
 		p->p2m_pfn = at;
-		p->p2m_tables = frames_of(p->p2m_frames * 8);
-		p->p2m_tables += frames_of(p->p2m_tables * 8) + 1;
+		if (!guest_range(k->init_p2m, p->p2m_frames))
+			cannot("the kernel wants the list of its frames at %llx, where it cannot be",
+			       (unsigned long long)k->init_p2m);
+		p->p2m_tables = tables_for(k->init_p2m, p->p2m_frames);
 		at += p->p2m_frames + p->p2m_tables;
 	}
-	if (at >= p->nr_pages)
-		cannot("kernel and RAM disk need %llu MiB of the %llu MiB that it gets; give dom0_mem= a larger value",
-		       (unsigned long long)(at >> 8) + 1, (unsigned long long)(p->nr_pages >> 8));
+	check_room(p, at);
 }
 
 /* ---- page tables ---- */
@@ -410,7 +426,8 @@ void dom0_build(void)
 	static struct plan plan;
 	struct plan *p = &plan;
 	unsigned vcpus =
-		boot_options.dom0_max_vcpus ? MIN(boot_options.dom0_max_vcpus, MAX_VCPUS) : nr_cpus;
+		MIN(MAX(MIN(nr_cpus, boot_options.dom0_vcpus_max), boot_options.dom0_vcpus_min),
+		    MAX_VCPUS);
 	const char *why;
 	struct vcpu *v;
 
@@ -418,8 +435,6 @@ void dom0_build(void)
 		cannot("the boot loader brought no kernel; add a line `module2 /boot/vmlinux...` for it, and one for its initrd");
 	p->image = &boot_info.module[0];
 	p->initrd = boot_info.nr_modules > 1 ? &boot_info.module[1] : NULL;
-	if (p->image->start + p->image->bytes > direct_bytes)
-		cannot("its kernel lies above all memory");
 	if (elf_parse(maddr_to_ptr(p->image->start), p->image->bytes, &p->kernel, &why))
 		cannot("the first module, which should be its kernel, %s", why);
 	if (domain_create(0, true, &dom0))

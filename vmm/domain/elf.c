@@ -131,7 +131,7 @@ int elf_parse(const void *file, uint64_t bytes, struct elf_kernel *k, const char
 	*why = "is no ELF file";
 	if (memcmp(h.e_ident, ELFMAG, SELFMAG) != 0) {
 		if (bytes > 0x206 && !memcmp(base + 0x202, "HdrS", 4))
-			*why = "is compressed (bzImage); unpack it: `pagurus` installs an unpacked copy beside it, or use extract-vmlinux";
+			*why = "is compressed (bzImage); load the unpacked copy /boot/pagurus/vmlinux-VERSION, which update-grub makes";
 		return -EINVAL;
 	}
 	*why = "is not for x86-64";

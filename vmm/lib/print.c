@@ -330,6 +330,23 @@ void log_clear(void)
 	unlock_console(held, flags);
 }
 
+void log_replay(void)
+{
+	for (uint32_t at = ring_tail; at != ring_head; at++)
+		serial_write(&ring[at % LOG_RING_BYTES], 1);
+}
+
+void give_up(const char *format, ...)
+{
+	va_list args;
+
+	log_force();
+	va_start(args, format);
+	log_print_v(LOG_ERROR, format, args);
+	va_end(args);
+	panic_stop();
+}
+
 void bug(const char *file, int line, const char *what)
 {
 	log_force();

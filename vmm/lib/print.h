@@ -28,8 +28,12 @@ void log_raw(const char *text, size_t length);
 
 /* The hypervisor dies: from here on nobody waits for the log's lock for long. Before the first line of a panic. */
 void log_force(void);
-/* What bug() ends with (cpu/traps.c): show the state, stop every CPU, halt or reboot. */
+/* What bug() and give_up() end with (cpu/traps.c): halt or restart the machine. */
 void panic_stop(void) __attribute__((noreturn, cold));
+/* It cannot go on for a reason that is not its own fault: one line, which says what is wrong and what to do. */
+void give_up(const char *format, ...) __attribute__((noreturn, cold, format(printf, 1, 2)));
+/* The console has come up: print what was said before. */
+void log_replay(void);
 
 /*
  * Copy what the ring holds from position *index on (0: from its oldest byte); returns the number of bytes copied and moves *index behind

@@ -41,12 +41,9 @@ static uint64_t early_alloc(uint64_t bytes, uint64_t align)
 {
 	uint64_t at = (early_top - bytes) & ~(align - 1);
 
-	if (at < early_bottom || at > early_top) {
-		log_error(
-			"too little memory: %llu MiB more are needed below 4 GiB for the hypervisor's tables; give the machine at least 512 MiB",
+	if (at < early_bottom || at > early_top)
+		give_up("too little memory: %llu MiB more are needed below 4 GiB for the hypervisor's tables; give the machine at least 512 MiB",
 			(unsigned long long)(bytes >> 20) + 1);
-		bug(__FILE__, __LINE__, "out of early memory");
-	}
 	early_top = at;
 	memset(maddr_to_ptr(at), 0, bytes);
 	return at;
@@ -217,8 +214,6 @@ void map_init(void)
 	global = mitigations.xpti ? 0 : PTE_G;
 	each_free_range(choose_early);
 	early_first_top = early_top;
-	if (!early_top)
-		bug(__FILE__, __LINE__, "no usable memory in the boot loader's map");
 	hv_l4 = maddr_to_ptr(early_alloc(PAGE_SIZE, PAGE_SIZE));
 
 	frame_max = end >> PAGE_SHIFT;
