@@ -99,6 +99,43 @@ static int efi_vendor(union xenpf_efi_info *info, const uint8_t *table)
 	return rc;
 }
 
+/* What lies at an address, by UEFI's numbers (7.2): Linux does not look at tables in memory that is in use for something else now. */
+static int efi_memory_info(union xenpf_efi_info *info)
+{
+	static const uint8_t efi_type[] = {[RANGE_RAM] = 7,
+					   [RANGE_RESERVED] = 6,
+					   [RANGE_ACPI] = 9,
+					   [RANGE_NVS] = 10,
+					   [RANGE_BAD] = 8};
+
+	for (unsigned i = 0; i < boot_info.nr_ranges; i++) {
+		const struct boot_range *r = &boot_info.range[i];
+
+		if (info->mem.addr < r->start || info->mem.addr >= r->end)
+			continue;
+		info->mem.size = MIN(info->mem.size, r->end - info->mem.addr);
+		info->mem.attr = 0;
+		info->mem.type = efi_type[r->type];
+		return 0;
+	}
+	return -ESRCH;
+}
+
+#define EFI_UNSUPPORTED 0x8000000000000003u
+#define EFI_NOT_FOUND	0x800000000000000eu
+
+/* The firmware's services are not called: to its guests this one has no variables, no clock and no updates. */
+static int efi_call(struct xenpf_efi_runtime_call *call)
+{
+	if (!boot_info.efi)
+		return -ENODEV;
+	call->status = call->function == XEN_EFI_get_variable ||
+				       call->function == XEN_EFI_get_next_variable_name
+			       ? EFI_NOT_FOUND
+			       : EFI_UNSUPPORTED;
+	return 0;
+}
+
 static int efi_info(uint32_t index, union xenpf_efi_info *info)
 {
 	const uint8_t *table =
@@ -124,6 +161,8 @@ static int efi_info(uint32_t index, union xenpf_efi_info *info)
 		return 0;
 	case XEN_FW_EFI_VENDOR:
 		return efi_vendor(info, table);
+	case XEN_FW_EFI_MEM_INFO:
+		return efi_memory_info(info);
 	default:
 		return -ENOSYS;
 	}
@@ -242,6 +281,9 @@ long do_platform_op(arg_t arg)
 		break;
 	case XENPF_firmware_info:
 		rc = firmware_info(&op.u.firmware_info);
+		break;
+	case XENPF_efi_runtime_call:
+		rc = efi_call(&op.u.efi_runtime_call);
 		break;
 	case XENPF_get_cpuinfo:
 		rc = get_cpuinfo(&op.u.pcpu_info);
