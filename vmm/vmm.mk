@@ -9,8 +9,29 @@ VMM_CFLAGS := -std=c11 $(WARN) -O2 -g -ffreestanding -fno-strict-aliasing -fno-c
 	-mno-red-zone -mgeneral-regs-only -fpie -fvisibility=hidden -fno-asynchronous-unwind-tables -fno-jump-tables \
 	-mindirect-branch=thunk-extern -mindirect-branch-register -mharden-sls=all
 
-.PHONY: vmm
+.PHONY: vmm vmm-size run run-gdb
 vmm: build/vmm/pagurus
+
+# Lines of code are those that are left without comments and blank lines.
+define vmm_size
+@total=0; printf '  hypervisor: image %d KiB, in memory %d KiB; lines of code:' $$(($$(stat -c %s build/vmm/pagurus) / 1024)) \
+	$$(($$(size -A -d build/vmm/pagurus.elf | awk '$$1 ~ /^\.(text|rodata|data|bss)$$/ { n += $$2 } END { print n }') / 1024)); \
+for room in $(sort $(patsubst vmm/%/,%,$(wildcard vmm/*/))); do \
+	lines=$$($(VMM_CC) -x c -w -fpreprocessed -dD -E -P vmm/$$room/*.[chS] | grep -c '[^[:space:]]'); \
+	total=$$((total + lines)); printf ' %s %d,' $$room $$lines; \
+done; printf ' total %d\n' $$total
+endef
+
+vmm-size: build/vmm/pagurus
+	$(vmm_size)
+
+# One host on the hypervisor, with its console in this terminal; with run-gdb it waits for gdb first.
+run: setup-build setup-lab
+	@+$(AGAIN) all
+	@$(ALONE) tests/lab/run
+run-gdb: setup-build setup-lab
+	@+$(AGAIN) all
+	@$(ALONE) tests/lab/run --gdb
 
 build/vmm/obj/%.c.o: %.c vmm/vmm.mk | setup-build
 	$(call say,VMMCC,$<)
@@ -29,5 +50,6 @@ build/vmm/pagurus.elf: $(VMM_OBJ) vmm/vmm.lds
 build/vmm/pagurus: build/vmm/pagurus.elf
 	$(call say,IMAGE,$@)
 	$(Q)objcopy -O binary $< $@
+	$(vmm_size)
 
 -include $(wildcard build/vmm/obj/vmm/*/*.d)
