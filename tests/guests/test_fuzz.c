@@ -24,6 +24,7 @@
 #include <xen/sysctl.h>
 #pragma pop_macro("__STRICT_ANSI__")
 
+#define MEMORY_KB    (65536u + 4096u)
 #define SECONDS	     60u
 #define PAGES	     64u /* that it may do anything with */
 #define SCRATCH	     0x40000000000ull
@@ -342,6 +343,9 @@ static void make_domctl(struct call *c)
 	op->interface_version = below(16) ? XEN_DOMCTL_INTERFACE_VERSION : (uint32_t)noise();
 	op->cmd = (uint32_t)below(88);
 	op->domain = below(4) ? 0 : (domid_t)some_value();
+	/* What it may have is as limited as it was at the beginning, or the machine would have nothing left. */
+	if (op->cmd == XEN_DOMCTL_max_mem)
+		op->u.max_mem.max_memkb = MEMORY_KB;
 	*c = (struct call){__HYPERVISOR_domctl, {VA(op)}};
 }
 
@@ -498,6 +502,17 @@ static void storm_other(void)
 	storm_step(&others);
 }
 
+static void limit_memory(void)
+{
+	struct xen_domctl *op = (struct xen_domctl *)room;
+
+	op->cmd = XEN_DOMCTL_max_mem;
+	op->interface_version = XEN_DOMCTL_INTERFACE_VERSION;
+	op->domain = 0;
+	op->u.max_mem.max_memkb = MEMORY_KB;
+	CHECK_EQ("max_mem", hypercall1(__HYPERVISOR_domctl, VA(op)), 0);
+}
+
 /* One second of four: where two processors wait for each other, much less is done in the same time. */
 static void wake_second(bool wake)
 {
@@ -524,6 +539,7 @@ static void fuzz(void)
 		page[i] = page_alloc();
 	for (uint64_t at = SCRATCH; at < SCRATCH + SCRATCH_SIZE; at += 512 * PAGE_SIZE)
 		map_at(l4_mfn(), at, 0);
+	limit_memory();
 	storm_init();
 	mine.random = noise() | 1;
 	others.random = noise() | 1;

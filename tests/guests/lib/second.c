@@ -45,6 +45,8 @@ void second_context(struct vcpu_guest_context *c)
 	c->user_regs.rflags = 0x202;
 	c->user_regs.rsp = c->kernel_sp = VA(second_stack) + STACK_BYTES;
 	c->kernel_ss = FLAT_KERNEL_SS;
+	/* Nobody unmasks its events but a page that is written to at random. */
+	c->event_callback_eip = VA(second_trap);
 	c->ctrlreg[3] = l4_mfn() << PAGE_SHIFT;
 	for (unsigned i = 0; i < ARRAY_SIZE(c->trap_ctxt); i++)
 		c->trap_ctxt[i] = (struct trap_info){
