@@ -39,9 +39,12 @@ static int subject(domid_t id, struct domain **d)
 	return *d ? 0 : -ESRCH;
 }
 
-static bool order_ok(unsigned order)
+/* Others have no devices, which would need large extents at low addresses; those are looked for one by one. 32 bits: a zone of the heap. */
+static bool extent_ok(unsigned order, unsigned bits)
 {
-	return order <= (current->domain->privileged ? ORDER_DOM0 : ORDER_OTHERS);
+	if (current->domain->privileged)
+		return order <= ORDER_DOM0;
+	return order <= ORDER_OTHERS && (!bits || bits == 32 || bits >= 52);
 }
 
 /* 2^order frames for the domain. False: not there, or it has as many as it may. The lock keeps its other vCPUs from getting the same last ones. */
@@ -69,7 +72,8 @@ static long grow(arg_t command, arg_t arg, uint64_t done, bool populate)
 
 	if (copy_from_guest(&r, GUEST_VA(arg), sizeof(r)))
 		return -EFAULT;
-	if (!order_ok(r.extent_order) || done > r.nr_extents)
+	if (!extent_ok(r.extent_order, XENMEMF_get_address_bits(r.mem_flags)) ||
+	    done > r.nr_extents)
 		return -EPERM;
 	rc = subject(r.domid, &d);
 	if (rc)
@@ -217,7 +221,7 @@ static long exchange(arg_t command, arg_t arg)
 	    (x.in.nr_extents << x.in.extent_order) % (1ul << big) ||
 	    x.nr_exchanged > x.in.nr_extents)
 		return -EINVAL;
-	if (!order_ok(big))
+	if (!extent_ok(big, XENMEMF_get_address_bits(x.out.mem_flags)))
 		return -EPERM;
 	while (!rc && x.nr_exchanged < x.in.nr_extents) {
 		uint64_t in_each = 1ull << (big - x.in.extent_order);
