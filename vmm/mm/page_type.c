@@ -266,10 +266,12 @@ static int descend(struct frame *f)
 	while (i > 0) {
 		uint64_t pte = 0;
 
-		if (i % BLOCK == 0 && block_is_empty(table + i - BLOCK))
+		if (i % BLOCK == 0 && block_is_empty(table + i - BLOCK)) {
 			i -= BLOCK;
-		else
-			pte = READ_ONCE(table[--i]);
+		} else {
+			i--;
+			pte = READ_ONCE(table[i]);
+		}
 		if (!(pte & PTE_P) || is_hypervisor_slot(level, i)) {
 			/* nothing is held */
 		} else if (level == 1) {
