@@ -43,7 +43,7 @@ static void physinfo(struct xen_sysctl_physinfo *op)
 	physinfo_cpus(op);
 	op->nr_nodes = 1;
 	op->capabilities = XEN_SYSCTL_PHYSCAP_pv | XEN_SYSCTL_PHYSCAP_gnttab_v1;
-	op->total_pages = heap_total_frames();
+	op->total_pages = ram_frames;
 	op->free_pages = heap_free_frames();
 	op->max_mfn = frame_max - 1;
 }
@@ -104,7 +104,7 @@ static long cpu_info(struct xen_sysctl_getcpuinfo *op)
 static long numa_info(struct xen_sysctl_numainfo *op)
 {
 	struct xen_sysctl_meminfo memory = {
-		.memsize = heap_total_frames() << PAGE_SHIFT,
+		.memsize = ram_frames << PAGE_SHIFT,
 		.memfree = heap_free_frames() << PAGE_SHIFT,
 	};
 	uint32_t distance = NEAR;

@@ -61,7 +61,7 @@ _Static_assert(sizeof(struct frame) == 32, "the frame table has one of these for
 
 extern struct frame *frame_table;
 /* Frames below this have an entry; those that are not RAM have ref 0 and never become allocated. */
-extern uint64_t frame_max;
+extern uint64_t frame_max, ram_frames; /* the end; what of it is RAM */
 
 static inline bool mfn_valid(mfn_t m)
 {

@@ -180,6 +180,8 @@ static uint64_t ram_end(void)
 }
 
 /* Which frames are RAM: the others are not counted, and dom0 may map them as devices. */
+uint64_t ram_frames;
+
 static void mark_ram(void)
 {
 	for (uint64_t i = 0; i < frame_max; i++)
@@ -192,6 +194,7 @@ static void mark_ram(void)
 			continue;
 		for (uint64_t i = first; i < MIN(r->end >> PAGE_SHIFT, frame_max); i++)
 			frame_table[i] = (struct frame){.next = FRAME_NONE, .prev = FRAME_NONE};
+		ram_frames += (r->end - r->start) >> PAGE_SHIFT;
 	}
 }
 
@@ -244,7 +247,7 @@ void map_init(void)
 	each_free_range(give_to_heap);
 	heap_ready = true;
 	log_info("memory: %llu MiB in all, %llu MiB free, frame table %llu MiB",
-		 (unsigned long long)(end >> 20), (unsigned long long)(heap_free_frames() >> 8),
+		 (unsigned long long)(ram_frames >> 8), (unsigned long long)(heap_free_frames() >> 8),
 		 (unsigned long long)(frames_bytes >> 20));
 }
 
