@@ -66,10 +66,16 @@ static uint64_t cr3_of(mfn_t root, unsigned space)
 static void load(const struct vcpu *v)
 {
 	unsigned space = v->kernel_mode;
-	uint64_t cr3 = cr3_of(space ? v->table_kernel : v->table_user, space);
+	mfn_t root = space ? v->table_kernel : v->table_user;
+	uint64_t cr3 = root.v << PAGE_SHIFT, later = cr3;
 
-	this_cpu()->tables = (uint8_t)space;
-	stack_top()->hv_cr3 = cpu_features.pcid ? cr3 | CR3_KEEP : cr3;
+	/* Without PCIDs nothing is ever fresh, so that there is nothing to note. */
+	if (cpu_features.pcid) {
+		cr3 = cr3_of(root, space);
+		later = cr3 | CR3_KEEP;
+		this_cpu()->tables = (uint8_t)space;
+	}
+	stack_top()->hv_cr3 = later;
 	write_cr3(cr3);
 }
 
