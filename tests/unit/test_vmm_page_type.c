@@ -805,7 +805,36 @@ static void interrupted_anywhere(void)
 	}
 }
 
-UNIT_MAIN(TEST(a_tree_is_held_and_given_back), TEST(a_table_is_never_writable),
+/* L1TF: what an entry that is not present points to is read in speculation. */
+static void entries_that_are_not_present_point_to_no_memory(void)
+{
+	mitigations.l1tf = true;
+	build();
+	set(L1, 2, DATA, 0);
+	CHECK_EQ(pin(L4, 4), -EINVAL);
+	build();
+	set(L2, 5, DATA, 0);
+	CHECK_EQ(pin(L4, 4), -EINVAL);
+	build();
+	CHECK_EQ(pin(L4, 4), 0);
+	CHECK_EQ(put_entry(L1, 1, 2, entry(DATA, 0)), -EINVAL);
+	CHECK_EQ(put_entry(L1, 1, 1, entry(DATA, 0)), -EINVAL);
+	CHECK_EQ(put_entry(L2, 2, 2, entry(DATA, 0)), -EINVAL);
+	/* What a kernel that knows of it writes instead: the address inverted; and an address that only looks far off. */
+	CHECK_EQ(put_entry(L1, 1, 2, ~entry(DATA, 0) & PTE_ADDR), 0);
+	CHECK_EQ(put_entry(L1, 1, 3, entry(DATA, 0) | 1ull << 50), -EINVAL);
+	CHECK_EQ(put_entry(L1, 1, 2, 0), 0);
+	guest.privileged = true;
+	CHECK_EQ(put_entry(L1, 1, 2, entry(DATA, 0)), 0);
+	guest.privileged = false;
+	mitigations.l1tf = false;
+	CHECK_EQ(put_entry(L1, 1, 3, entry(DATA, 0)), 0);
+	CHECK_EQ(unpin(L4), 0);
+	relinquish(&guest);
+}
+
+UNIT_MAIN(TEST(entries_that_are_not_present_point_to_no_memory),
+	  TEST(a_tree_is_held_and_given_back), TEST(a_table_is_never_writable),
 	  TEST(a_writable_page_becomes_no_table), TEST(higher_entries_have_no_flags_of_their_own),
 	  TEST(ram_is_cached), TEST(no_table_has_two_levels),
 	  TEST(the_hypervisors_slots_stay_its_own), TEST(only_ones_own_frames),

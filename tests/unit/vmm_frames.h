@@ -352,6 +352,9 @@ void tlb_flush_all_since(uint32_t clock)
 	moment();
 }
 
+struct mitigations mitigations;
+struct cpu_features cpu_features = {.phys_bits = 48};
+
 void xpti_entry_changed(mfn_t l4, unsigned index)
 {
 	(void)l4;

@@ -2,7 +2,7 @@
 /*
  * See mitigation.h. Where the parts are:
  *
- *   Spectre 1       array_nospec() on indices that a guest gives; accessors mask addresses (mm/access.c)
+ *   Spectre 1       array_nospec() on indices that a guest gives and whose element leads on to other memory
  *   Spectre 2       thunks for indirect branches (entry.S; gcc calls them); IBRS where returns are predicted like those; IBPB and a full return buffer
  *                   when another vCPU comes; nothing of it needs the guests' help
  *   Meltdown        mm/xpti.c

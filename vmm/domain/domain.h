@@ -168,7 +168,7 @@ void vcpu_get_context(struct vcpu *v, struct vcpu_guest_context *c);
 /* NULL: the domain has no such vCPU. */
 static inline struct vcpu *domain_vcpu(const struct domain *d, uint64_t id)
 {
-	return id < MAX_VCPUS ? d->vcpu[id] : NULL;
+	return id < MAX_VCPUS ? d->vcpu[array_nospec(id, MAX_VCPUS)] : NULL;
 }
 
 /* Parts of it (hypercall/descriptor.c): 0 or negative, nothing changed then. */

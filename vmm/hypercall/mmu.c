@@ -63,7 +63,10 @@ static int update_entry(struct domain *d, uint64_t ptr, uint64_t value, bool pre
 	uint64_t word;
 	int rc;
 
-	if (!mfn_valid(m) || !frame_get(mfn_frame(m), d))
+	if (!mfn_valid(m))
+		return -EPERM;
+	m.v = array_nospec(m.v, frame_max);
+	if (!frame_get(mfn_frame(m), d))
 		return -EPERM;
 	f = mfn_frame(m);
 	word = READ_ONCE(f->type);

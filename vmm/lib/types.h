@@ -46,6 +46,15 @@ static inline bool mfn_eq(mfn_t a, mfn_t b)
 #define READ_ONCE(x)	     (*(const volatile __typeof__(x) *)&(x))
 #define WRITE_ONCE(x, value) (*(volatile __typeof__(x) *)&(x) = (value))
 
+/* An index that was found to be below n: as far as the processor speculates that it was, when it was not, it is 0. */
+static inline uint64_t array_nospec(uint64_t index, uint64_t n)
+{
+	uint64_t mask;
+
+	__asm__ volatile("cmp %2, %1; sbb %0, %0" : "=r"(mask) : "r"(index), "r"(n) : "cc");
+	return index & mask;
+}
+
 /* Something of the hypervisor itself is wrong: print the state and halt. Never for a guest's value. */
 __attribute__((noreturn, cold)) void bug(const char *file, int line, const char *what);
 #define BUG_ON(x)                                    \

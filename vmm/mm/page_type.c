@@ -32,6 +32,8 @@
  */
 #include "vmm/mm/page_type.h"
 
+#include "vmm/cpu/mitigation.h"
+#include "vmm/cpu/policy.h"
 #include "vmm/domain/domain.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/print.h"
@@ -77,6 +79,18 @@ static bool is_io(mfn_t m)
 	return !mfn_valid(m) || (READ_ONCE(mfn_frame(m)->ref) & REF_IO);
 }
 
+/*
+ * On some processors an entry that is not present lets its user read, in speculation, what the first cache holds of the address in it (L1TF). dom0 sees
+ * all of memory anyway.
+ */
+static bool leaks(uint64_t pte, const struct domain *table_owner)
+{
+	uint64_t address = pte & PTE_ADDR & ((1ull << cpu_features.phys_bits) - 1);
+
+	return mitigations.l1tf && !table_owner->privileged && address &&
+	       mfn_valid(pte_mfn(address));
+}
+
 /* An L1 entry takes its references. The rights of the entry decide under which type. */
 static int hold_l1e(uint64_t pte, const struct domain *table_owner, const struct domain *subject)
 {
@@ -84,7 +98,7 @@ static int hold_l1e(uint64_t pte, const struct domain *table_owner, const struct
 	struct frame *f;
 
 	if (!(pte & PTE_P))
-		return 0;
+		return leaks(pte, table_owner) ? -EINVAL : 0;
 	if (is_io(m))
 		return domain_may_map_io(table_owner, m) ? 0 : -EPERM;
 	/* What is written past the caches is not what is checked here and walked later. */
@@ -123,7 +137,7 @@ static int hold_table(uint64_t pte, unsigned level, const struct domain *owner)
 	mfn_t m = pte_mfn(pte);
 
 	if (!(pte & PTE_P))
-		return 0;
+		return leaks(pte, owner) ? -EINVAL : 0;
 	if ((pte & LEVEL_FLAGS_FORBIDDEN) || is_io(m))
 		return -EINVAL;
 	return frame_get_both(mfn_frame(m), owner, table_type(level - 1));
@@ -157,7 +171,7 @@ static bool block_is_empty(const uint64_t *block)
 
 	for (unsigned i = 0; i < BLOCK; i++)
 		any |= READ_ONCE(block[i]);
-	return !(any & PTE_P);
+	return !(any & (mitigations.l1tf ? PTE_P | PTE_ADDR : PTE_P));
 }
 
 /* ---- tables become valid and empty ---- */
@@ -206,7 +220,7 @@ static int climb(struct frame *f, enum page_type type, unsigned progress)
 			continue;
 		}
 		pte = READ_ONCE(table[i]);
-		if (!(pte & PTE_P) || is_hypervisor_slot(level, i))
+		if (!pte || is_hypervisor_slot(level, i))
 			continue;
 		rc = hold(pte, level, f->owner);
 		if (rc) {
