@@ -232,5 +232,21 @@ static void does_not_move_while_it_runs(void)
 	CHECK_EQ(t.cpu, 1);
 }
 
-UNIT_MAIN(TEST(keeps_order), TEST(moves_between_processors), TEST(tells_the_other_processor),
-	  TEST(starts_again_in_its_function), TEST(does_not_move_while_it_runs))
+/* 0 is how the hardware is told that there is nothing to wait for. */
+static void the_beginning_of_time_is_over(void)
+{
+	struct timer t;
+
+	begin();
+	repeats = 0;
+	timer_init(&t, repeat, &t, 0);
+	timer_set(&t, 0);
+	CHECK(deadline[0] != 0);
+	timer_run();
+	CHECK_EQ(repeats, 1);
+	timer_kill(&t);
+}
+
+UNIT_MAIN(TEST(the_beginning_of_time_is_over), TEST(keeps_order), TEST(moves_between_processors),
+	  TEST(tells_the_other_processor), TEST(starts_again_in_its_function),
+	  TEST(does_not_move_while_it_runs))

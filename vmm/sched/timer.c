@@ -122,7 +122,7 @@ void timer_set(struct timer *t, uint64_t expires)
 
 	if (t->slot)
 		take_out(q, t);
-	t->expires = expires;
+	t->expires = MAX(expires, 1ull); /* 0 would switch the hardware off */
 	insert(q, t);
 	/* One that was the first and went backwards leaves an interrupt too early behind, which does no harm. */
 	if (q->first == t)
