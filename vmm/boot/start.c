@@ -66,6 +66,7 @@ void start(uint32_t magic, uint32_t info)
 	smp_start();
 	dom0_build();
 	log_info("starting dom0; %llu MiB are free", (unsigned long long)(heap_free_frames() >> 8));
+	domain_reaper_init();
 	console_input_start();
 	domain_unpause(dom0);
 	enter_idle();

@@ -163,7 +163,7 @@ static struct cpuid extended_features(struct cpuid r)
 	return r;
 }
 
-static struct cpuid extended_leaf(const struct vcpu *v, uint32_t leaf)
+static struct cpuid extended_leaf(const struct domain *d, uint32_t leaf)
 {
 	struct cpuid r = cpuid(leaf, 0);
 
@@ -181,7 +181,7 @@ static struct cpuid extended_leaf(const struct vcpu *v, uint32_t leaf)
 		return r;
 	case 0x80000007:
 		/* Other guests may move to where the TSC runs at another rate. */
-		return (struct cpuid){0, 0, 0, v->domain->privileged ? r.d & BIT(ITSC) : 0};
+		return (struct cpuid){0, 0, 0, d->privileged ? r.d & BIT(ITSC) : 0};
 	case 0x80000008:
 		r.b &= features_e8b;
 		r.b |= cpu_features.ibpb ? BIT(IBPB) : 0;
@@ -248,18 +248,73 @@ static struct cpuid pagurus_leaf(uint32_t leaf)
 	return r;
 }
 
-struct cpuid policy_cpuid(const struct vcpu *v, uint32_t leaf, uint32_t subleaf)
+const struct feature_word feature_words[NR_FEATURE_WORDS] = {
+	{1, 0, 'd'},
+	{1, 0, 'c'},
+	{0x80000001, 0, 'd'},
+	{0x80000001, 0, 'c'},
+	{0xd, 1, 'a'},
+	{7, 0, 'b'},
+	{7, 0, 'c'},
+	{0x80000007, 0, 'd'},
+	{0x80000008, 0, 'b'},
+	{7, 0, 'd'},
+	{7, 1, 'a'},
+	{0x80000021, 0, 'a'},
+	{7, 1, 'b'},
+	{7, 2, 'd'},
+	{7, 1, 'c'},
+	{7, 1, 'd'},
+	{0, 0, 0},
+	{0, 0, 0},
+	{0x80000021, 0, 'c'},
+};
+
+uint32_t *cpuid_register(struct cpuid *r, char reg)
 {
-	(void)v; /* one policy for all, so far */
+	switch (reg) {
+	case 'a':
+		return &r->a;
+	case 'b':
+		return &r->b;
+	case 'c':
+		return &r->c;
+	case 'd':
+		return &r->d;
+	default:
+		return NULL;
+	}
+}
+
+/* Without what the domain's policy hides. */
+static struct cpuid limited(const struct domain *d, uint32_t leaf, uint32_t subleaf, struct cpuid r)
+{
+	for (unsigned w = 0; w < NR_FEATURE_WORDS; w++) {
+		const struct feature_word *f = &feature_words[w];
+		/* Not features but what is so: see basic_features(). */
+		uint32_t stays = f->leaf == 1 && f->reg == 'c' ? BIT(OSXSAVE) | BIT(HYPERVISOR) : 0;
+
+		if (f->reg && f->leaf == leaf && f->subleaf == subleaf)
+			*cpuid_register(&r, f->reg) &= ~d->feature_hidden[w] | stays;
+	}
+	return r;
+}
+
+struct cpuid policy_cpuid(const struct domain *d, uint32_t leaf, uint32_t subleaf)
+{
 	switch (leaf >> 8) {
 	case XEN_CPUID_FIRST_LEAF >> 8:
 		return hypervisor_leaf(leaf, subleaf);
 	case PAGURUS_LEAF >> 8:
 		return pagurus_leaf(leaf);
 	case 0:
-		return leaf <= MIN(cpuid(0, 0).a, LEAF_LAST) ? basic_leaf(leaf, subleaf) : nothing;
+		return leaf <= MIN(cpuid(0, 0).a, LEAF_LAST)
+			       ? limited(d, leaf, subleaf, basic_leaf(leaf, subleaf))
+			       : nothing;
 	case EXTENDED_FIRST >> 8:
-		return leaf <= cpuid(EXTENDED_FIRST, 0).a ? extended_leaf(v, leaf) : nothing;
+		return leaf <= cpuid(EXTENDED_FIRST, 0).a
+			       ? limited(d, leaf, 0, extended_leaf(d, leaf))
+			       : nothing;
 	default:
 		return nothing;
 	}

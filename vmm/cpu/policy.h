@@ -19,8 +19,17 @@ struct cpu_features {
 extern struct cpu_features cpu_features;
 void cpu_features_init(void);
 
-/* CPUID as the vCPU sees it, hypervisor leaves (0x40000000) included. */
-struct cpuid policy_cpuid(const struct vcpu *v, uint32_t leaf, uint32_t subleaf);
+/* The words of a feature set (xen/arch-x86/cpufeatureset.h): 'a' .. 'd' of a leaf, 0: an MSR, which is not told. */
+struct feature_word {
+	uint32_t leaf, subleaf;
+	char reg;
+};
+extern const struct feature_word feature_words[NR_FEATURE_WORDS];
+/* NULL: reg is 0. */
+uint32_t *cpuid_register(struct cpuid *r, char reg);
+
+/* CPUID as a domain sees it, hypervisor leaves (0x40000000) included. */
+struct cpuid policy_cpuid(const struct domain *d, uint32_t leaf, uint32_t subleaf);
 /* 0, or -EPERM: the guest gets #GP. */
 int policy_rdmsr(struct vcpu *v, uint32_t msr, uint64_t *value);
 int policy_wrmsr(struct vcpu *v, uint32_t msr, uint64_t value);

@@ -437,7 +437,7 @@ void dom0_build(void)
 	p->initrd = boot_info.nr_modules > 1 ? &boot_info.module[1] : NULL;
 	if (elf_parse(maddr_to_ptr(p->image->start), p->image->bytes, &p->kernel, &why))
 		cannot("the first module, which should be its kernel, %s", why);
-	if (domain_create(0, true, &dom0))
+	if (domain_create(0, true, -1, -1, &dom0))
 		cannot("no memory for its structures");
 	p->nr_pages = memory_wanted();
 	lay_out(p);

@@ -10,6 +10,7 @@
 #include "vmm/cpu/traps.h"
 #include "vmm/domain/vcpu_time.h"
 #include "vmm/hypercall/event_channel.h"
+#include "vmm/hypercall/grant_table.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/print.h"
 #include "vmm/lib/string.h"
@@ -26,6 +27,19 @@ spinlock_t domain_list_lock = SPINLOCK_INIT;
 
 /* ---- finding ---- */
 
+/* Whoever has lost its last one does not come back. */
+static bool take_reference(struct domain *d)
+{
+	uint32_t refs = READ_ONCE(d->refs);
+
+	do {
+		if (!refs)
+			return false;
+	} while (!__atomic_compare_exchange_n(&d->refs, &refs, refs + 1, false, __ATOMIC_SEQ_CST,
+					      __ATOMIC_RELAXED));
+	return true;
+}
+
 struct domain *domain_get(domid_t id)
 {
 	struct domain *d;
@@ -35,35 +49,51 @@ struct domain *domain_get(domid_t id)
 	spin_lock(&domain_list_lock);
 	for (d = domain_list; d && d->id != id; d = d->next)
 		;
-	if (d)
-		__atomic_fetch_add(&d->refs, 1, __ATOMIC_SEQ_CST);
+	if (d && !take_reference(d))
+		d = NULL;
 	spin_unlock(&domain_list_lock);
 	return d;
 }
 
 void domain_put(struct domain *d)
 {
-	uint32_t left = __atomic_sub_fetch(&d->refs, 1, __ATOMIC_SEQ_CST);
-
-	/* Domains do not end yet: the list has a reference to each. */
-	BUG_ON(left == 0);
+	if (__atomic_sub_fetch(&d->refs, 1, __ATOMIC_SEQ_CST) == 0)
+		domain_unreferred(d);
 }
 
-/* ---- making ---- */
-
-static void insert(struct domain *d)
+void domain_unlist(struct domain *d)
 {
 	struct domain **p = &domain_list;
 
 	spin_lock(&domain_list_lock);
-	while (*p && (*p)->id < d->id)
+	while (*p != d)
 		p = &(*p)->next;
-	d->next = *p;
-	*p = d;
+	*p = d->next;
 	spin_unlock(&domain_list_lock);
 }
 
-int domain_create(domid_t id, bool privileged, struct domain **out)
+/* ---- making ---- */
+
+static int insert(struct domain *d)
+{
+	struct domain **p = &domain_list;
+	int rc = 0;
+
+	spin_lock(&domain_list_lock);
+	while (*p && (*p)->id < d->id)
+		p = &(*p)->next;
+	if (*p && (*p)->id == d->id) {
+		rc = -EEXIST;
+	} else {
+		d->next = *p;
+		*p = d;
+	}
+	spin_unlock(&domain_list_lock);
+	return rc;
+}
+
+int domain_create(domid_t id, bool privileged, int grant_frames, int maptrack_frames,
+		  struct domain **out)
 {
 	struct domain *d = heap_zalloc(sizeof(*d));
 	int rc = -ENOMEM;
@@ -72,27 +102,40 @@ int domain_create(domid_t id, bool privileged, struct domain **out)
 		return rc;
 	d->id = id;
 	d->privileged = privileged;
-	d->refs = 1;
+	/* The creator's, which domain_destroy gives back, and that of its frames, which are never none while it has its shared page. */
+	d->refs = 2;
 	d->pause_count = 1;
 	d->pages_first = d->pages_last = FRAME_NONE;
 	d->pages_max = privileged ? ~0ull >> PAGE_SHIFT : 0;
 	d->created_ns = time_now();
 	d->tsc_khz = time_tsc_khz();
-	d->shared_info = heap_alloc_pages(0);
-	if (!d->shared_info)
-		goto fail;
-	domain_share(d, ptr_to_mfn(d->shared_info));
 	sched_set_share(d, 256, 0);
 	rc = events_create(d);
 	if (rc)
 		goto fail;
+	rc = -ENOMEM;
+	d->shared_info = heap_alloc_pages(0);
+	if (!d->shared_info)
+		goto fail_events;
+	domain_share(d, ptr_to_mfn(d->shared_info));
 	domain_update_wallclock(d);
-	insert(d);
+	rc = grants_create(d, grant_frames, maptrack_frames);
+	if (!rc)
+		rc = insert(d);
+	if (rc)
+		goto fail_grants;
 	*out = d;
 	return 0;
 
+fail_grants:
+	/* Nobody knows it, so these are the last references to them; the domain itself is freed here. */
+	__atomic_fetch_add(&d->frames, 1, __ATOMIC_SEQ_CST);
+	grants_unshare(d);
+	domain_unshare(d, ptr_to_mfn(d->shared_info));
+	grants_free(d);
+fail_events:
+	events_free(d);
 fail:
-	heap_free_pages(d->shared_info, 0);
 	heap_zfree(d, sizeof(*d));
 	return rc;
 }
@@ -122,18 +165,17 @@ int vcpu_create(struct domain *d, unsigned id, struct vcpu **out)
 	v->down = true;
 	if (!d->idle) {
 		rc = fpu_vcpu_init(v);
+		/* Those beyond the shared page's have theirs once they have registered one. */
+		if (!rc && id >= XEN_LEGACY_MAX_VCPUS) {
+			v->info_page = heap_alloc_pages(0);
+			rc = v->info_page ? 0 : -ENOMEM;
+		}
 		if (rc) {
+			fpu_vcpu_free(v);
 			heap_zfree(v, sizeof(*v));
 			return rc;
 		}
-		/* Those beyond the shared page's have theirs once they have registered one. */
-		v->info = id < XEN_LEGACY_MAX_VCPUS ? &d->shared_info->vcpu_info[id]
-						    : heap_alloc_pages(0);
-		if (!v->info) {
-			fpu_vcpu_free(v);
-			heap_zfree(v, sizeof(*v));
-			return -ENOMEM;
-		}
+		v->info = v->info_page ? v->info_page : &d->shared_info->vcpu_info[id];
 		v->info->evtchn_upcall_mask = 1;
 		sched_vcpu_init(v);
 	}
@@ -224,6 +266,7 @@ void domain_add_frame(struct domain *d, struct frame *f)
 	f->next = FRAME_NONE;
 	f->type = 0;
 	f->owner = d;
+	__atomic_fetch_add(&d->frames, 1, __ATOMIC_SEQ_CST);
 	spin_lock(&d->frames_lock);
 	f->prev = d->pages_last;
 	if (d->pages_last == FRAME_NONE)
@@ -258,8 +301,18 @@ void domain_share(struct domain *d, mfn_t m)
 
 	f->owner = d;
 	f->type = (uint64_t)TYPE_WRITABLE << TYPE_SHIFT | 1; /* never a table */
-	__atomic_fetch_add(&d->shared_frames, 1, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(&d->frames, 1, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&f->ref, REF_ALLOCATED | REF_HYPERVISOR | 1, __ATOMIC_SEQ_CST);
+}
+
+void domain_unshare(struct domain *d, mfn_t m)
+{
+	struct frame *f = mfn_frame(m);
+
+	BUG_ON(f->owner != d || !(f->ref & REF_ALLOCATED));
+	frame_put_type(f);
+	__atomic_fetch_and(&f->ref, ~REF_ALLOCATED, __ATOMIC_SEQ_CST);
+	frame_put(f);
 }
 
 void frame_release(struct frame *f)
@@ -270,12 +323,12 @@ void frame_release(struct frame *f)
 	/* The owner's reference went first (domain_drop_frame), so nobody finds it any more. */
 	BUG_ON(f->type & (TYPE_COUNT_MASK | TYPE_PARTIAL));
 	m2p_set(frame_mfn(f), M2P_INVALID);
-	if (flags & REF_HYPERVISOR)
-		__atomic_fetch_sub(&d->shared_frames, 1, __ATOMIC_SEQ_CST);
-	else
+	if (!(flags & REF_HYPERVISOR))
 		domain_remove_frame(d, f);
 	f->ref = 0;
 	heap_free(frame_mfn(f), 0);
+	if (__atomic_sub_fetch(&d->frames, 1, __ATOMIC_SEQ_CST) == 0)
+		domain_put(d);
 }
 
 bool domain_drop_frame(struct domain *d, struct frame *f)

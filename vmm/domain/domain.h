@@ -20,11 +20,12 @@
 #include "vmm/mm/frame.h"
 #include "vmm/sched/timer.h"
 
-#define MAX_VCPUS  64 /* of a domain */
-#define DOMID_LAST (DOMID_FIRST_RESERVED - 1u)
-#define GDT_PAGES  14 /* a guest's; the others of the window are the hypervisor's */
-#define LDT_PAGES  16
-#define NR_IRQS	   1024 /* pirqs: GSIs first */
+#define MAX_VCPUS	 64 /* of a domain */
+#define DOMID_LAST	 (DOMID_FIRST_RESERVED - 1u)
+#define GDT_PAGES	 14 /* a guest's; the others of the window are the hypervisor's */
+#define LDT_PAGES	 16
+#define NR_IRQS		 1024 /* pirqs: GSIs first */
+#define NR_FEATURE_WORDS 19
 
 struct domain;
 struct evtchn_state; /* hypercall/event_channel.c */
@@ -78,7 +79,8 @@ struct vcpu {
 
 	/* Shared with the guest. */
 	struct vcpu_info *info; /* in the shared page, or where register_vcpu_info put it */
-	mfn_t info_frame;	/* held writable; MFN_NONE: the shared page */
+	void *info_page; /* of those that the shared page has no room for, until they have registered one */
+	mfn_t info_frame; /* held writable; MFN_NONE: the shared page */
 	guest_va_t runstate_area;
 	guest_va_t time_area;	    /* secondary vcpu_time_info; 0: none */
 	struct vcpu_time_info time; /* what was last written */
@@ -119,6 +121,9 @@ struct domain {
 	bool idle;	 /* the domain of the idle vCPUs */
 	bool dying, shut_down, crashed;
 	uint8_t shutdown_code;
+	uint8_t destroy; /* how far its destruction is (destroy.c) */
+	struct frame *destroy_at;
+	struct domain *dead_next;
 	unsigned pause_count; /* by the toolstack; atomic */
 
 	spinlock_t lock;
@@ -132,13 +137,16 @@ struct domain {
 	/* Memory, under frames_lock. */
 	uint32_t pages_first, pages_last; /* its frames; struct frame.next/prev */
 	uint64_t pages, pages_max;
-	uint64_t shared_frames; /* of the hypervisor's that it shares */
+	uint64_t
+		frames; /* that name it as their owner, shared ones of the hypervisor's included; atomic */
 	uint64_t vm_assist;
 	struct shared_info *shared_info;
 	uint64_t dirty_cpus; /* CPUs that may have TLB entries of it */
 
 	struct vcpu *vcpu[MAX_VCPUS];
-	unsigned nr_vcpus;
+	unsigned nr_vcpus, max_vcpus;
+	uint32_t feature_hidden
+		[NR_FEATURE_WORDS]; /* bits that its CPU policy has not (cpu/policy.h) */
 
 	struct evtchn_state *events;
 	struct grant_state *grants;
@@ -158,8 +166,15 @@ extern spinlock_t domain_list_lock;
 /* A reference to the domain of that number; DOMID_SELF: the caller's. NULL: there is none. */
 struct domain *domain_get(domid_t id);
 void domain_put(struct domain *d);
-/* A new one, paused, without vCPUs or memory. -EEXIST, -ENOMEM. */
-int domain_create(domid_t id, bool privileged, struct domain **out);
+/* A new one, paused, without vCPUs or memory, with the default grant limits where they are negative. -EEXIST, -EINVAL, -ENOMEM. */
+int domain_create(domid_t id, bool privileged, int grant_frames, int maptrack_frames,
+		  struct domain **out);
+/* Ends another domain than the caller's. 0: all that was its is given back or will be when others let go; -ERESTART: call again. */
+int domain_destroy(struct domain *d);
+/* Between domain.c and destroy.c: the last reference went, from wherever; off the list. */
+void domain_unreferred(struct domain *d);
+void domain_unlist(struct domain *d);
+void domain_reaper_init(void);
 int vcpu_create(struct domain *d, unsigned id, struct vcpu **out);
 /* All of a vCPU's registers and tables, as VCPUOP_initialise and the toolstack have them; it does not run. 0 or negative. */
 int vcpu_set_context(struct vcpu *v, const struct vcpu_guest_context *c);
@@ -184,6 +199,9 @@ void domain_crash(struct domain *d, const char *why, ...) __attribute__((format(
 
 /* A frame of the hypervisor's becomes visible to the domain, which may map it (shared info, grant tables). */
 void domain_share(struct domain *d, mfn_t m);
+
+/* It is the hypervisor's alone again, and freed when those who have it mapped let go. */
+void domain_unshare(struct domain *d, mfn_t m);
 
 /* Give the domain's frame to it: owner, list of pages, count. The frame has one reference, the owner's. */
 void domain_add_frame(struct domain *d, struct frame *f);

@@ -170,7 +170,7 @@ static uint64_t edx_eax(const struct cpu_user_regs *regs)
 
 static void give_cpuid(struct cpu_user_regs *regs)
 {
-	struct cpuid r = policy_cpuid(current, (uint32_t)regs->rax, (uint32_t)regs->rcx);
+	struct cpuid r = policy_cpuid(current->domain, (uint32_t)regs->rax, (uint32_t)regs->rcx);
 
 	regs->rax = r.a;
 	regs->rbx = r.b;

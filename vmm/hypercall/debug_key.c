@@ -3,6 +3,7 @@
 
 #include "vmm/domain/domain.h"
 #include "vmm/hypercall/event_channel.h"
+#include "vmm/hypercall/grant_table.h"
 #include "vmm/lib/print.h"
 #include "vmm/mm/audit.h"
 #include "vmm/mm/heap.h"
@@ -14,7 +15,7 @@
 static void help(void)
 {
 	log_info(
-		"Debug keys: a audit frames, c CPUs, d registers, e events, h this, i interrupts, m memory, q domains, r run queues, R restart at once, t time");
+		"Debug keys: a audit frames, c CPUs, d registers, e events, g grants, h this, i interrupts, m memory, q domains, r run queues, R restart at once, t time");
 }
 
 static void cpus(void)
@@ -84,6 +85,8 @@ static void each_domain(char key)
 			registers(d);
 		else if (key == 'e')
 			events_dump(d);
+		else if (key == 'g')
+			grants_dump(d);
 		else
 			domain_line(d);
 	}
@@ -101,6 +104,7 @@ void debug_key(char key)
 		break;
 	case 'd':
 	case 'e':
+	case 'g':
 	case 'q':
 		each_domain(key);
 		break;

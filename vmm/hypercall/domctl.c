@@ -3,6 +3,7 @@
 #include "vmm/hypercall/domctl.h"
 
 #include "vmm/domain/vcpu_time.h"
+#include "vmm/hypercall/domctl_guest.h"
 #include "vmm/hypercall/hypercall.h"
 #include "vmm/lib/string.h"
 #include "vmm/mm/access.h"
@@ -122,7 +123,7 @@ static long max_vcpus(struct domain *d, unsigned max)
 	struct vcpu *v;
 	long rc = 0;
 
-	if (d == current->domain || max == 0 || max > MAX_VCPUS || max < d->nr_vcpus)
+	if (d == current->domain || d->dying || max == 0 || max > d->max_vcpus || max < d->nr_vcpus)
 		return -EINVAL;
 	for (unsigned id = 0; id < max && !rc; id++) {
 		if (!d->vcpu[id])
@@ -281,7 +282,7 @@ static long perform(struct domain *d, struct xen_domctl *op, bool *answers)
 	case XEN_DOMCTL_sethvmcontext:
 		return -EINVAL;
 	default:
-		return -ENOSYS;
+		return domctl_guest(d, op, answers);
 	}
 }
 
@@ -298,17 +299,21 @@ long do_domctl(arg_t arg)
 		return -EFAULT;
 	if (op.interface_version != XEN_DOMCTL_INTERFACE_VERSION)
 		return -EACCES;
-	d = named(&op);
-	if (!d)
+	if (op.cmd == XEN_DOMCTL_createdomain)
+		d = NULL;
+	else if (!(d = named(&op)))
 		return -ESRCH;
 	if (spin_trylock(&domctl_lock)) {
-		rc = perform(d, &op, &answers);
+		answers = !d;
+		rc = d ? perform(d, &op, &answers) : domctl_create(&op);
 		spin_unlock(&domctl_lock);
 	} else {
 		rc = -ERESTART;
 	}
-	domain_put(d);
-	if (!rc && answers && copy_to_guest(GUEST_VA(arg), &op, sizeof(op)))
+	if (d)
+		domain_put(d);
+	/* One that goes on later has its progress in there. */
+	if ((!rc || rc == -ERESTART) && answers && copy_to_guest(GUEST_VA(arg), &op, sizeof(op)))
 		rc = -EFAULT;
 	return rc;
 }

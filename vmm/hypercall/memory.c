@@ -52,7 +52,7 @@ static bool give(struct domain *d, unsigned order, unsigned bits, mfn_t *out)
 {
 	*out = MFN_NONE;
 	spin_lock(&d->lock);
-	if (d->pages + (1ull << order) <= d->pages_max)
+	if (!d->dying && d->pages + (1ull << order) <= d->pages_max)
 		*out = heap_alloc(order, bits);
 	for (uint64_t i = 0; !mfn_eq(*out, MFN_NONE) && i < 1ull << order; i++)
 		domain_add_frame(d, mfn_frame(MFN(out->v + i)));
@@ -258,6 +258,20 @@ static long reservation(arg_t arg, bool maximum)
 	return pages;
 }
 
+/* Memory is given when it is asked for, and nobody is promised any: a claim is good while there is enough. */
+static long claim_pages(arg_t arg)
+{
+	reservation_t r;
+
+	if (!current->domain->privileged)
+		return -EPERM;
+	if (copy_from_guest(&r, GUEST_VA(arg), sizeof(r)))
+		return -EFAULT;
+	if (r.extent_order || r.mem_flags || r.extent_start.p)
+		return -EINVAL;
+	return r.nr_extents > heap_free_frames() ? -ENOMEM : 0;
+}
+
 static long machphys_mapping(arg_t arg)
 {
 	struct xen_machphys_mapping m = {
@@ -310,6 +324,10 @@ long do_memory_op(arg_t command, arg_t arg)
 		return reservation(arg, false);
 	case XENMEM_maximum_reservation:
 		return reservation(arg, true);
+	case XENMEM_claim_pages:
+		return claim_pages(arg);
+	case XENMEM_acquire_resource:
+		return -EOPNOTSUPP; /* for tools, which then map the frames themselves */
 	case XENMEM_machphys_mapping:
 		return machphys_mapping(arg);
 	case XENMEM_machine_memory_map:

@@ -254,11 +254,13 @@ long do_update_va_mapping_otherdomain(arg_t va, arg_t value, arg_t flags, arg_t 
 
 /* ---- mmuext_op ---- */
 
-static int pin(mfn_t m, enum page_type type)
+static int pin(struct domain *d, mfn_t m, enum page_type type)
 {
-	struct domain *d = current->domain;
 	int rc;
 
+	/* What a domain that ends holds is given up already. */
+	if (d->dying)
+		return -EINVAL;
 	if (!mfn_valid(m) || !frame_get(mfn_frame(m), d))
 		return -EPERM;
 	rc = frame_pin(mfn_frame(m), type);
@@ -266,9 +268,8 @@ static int pin(mfn_t m, enum page_type type)
 	return rc;
 }
 
-static int unpin(mfn_t m)
+static int unpin(struct domain *d, mfn_t m)
 {
-	struct domain *d = current->domain;
 	int rc;
 
 	if (!mfn_valid(m) || !frame_get(mfn_frame(m), d))
@@ -340,10 +341,9 @@ static int copy_page(mfn_t to, const mfn_t *from)
 	return rc;
 }
 
-/* The operations that change references: under the page lock. */
-static int locked_op(const struct mmuext_op *o)
+/* The operations that change references: under the page lock. d: whose tables. */
+static int locked_op(const struct mmuext_op *o, struct domain *d)
 {
-	struct domain *d = current->domain;
 	mfn_t m = MFN(o->arg1.mfn), source = MFN(o->arg2.src_mfn);
 	int rc = page_lock(d);
 
@@ -351,19 +351,19 @@ static int locked_op(const struct mmuext_op *o)
 		return rc;
 	switch (o->cmd) {
 	case MMUEXT_PIN_L1_TABLE:
-		rc = pin(m, TYPE_L1);
+		rc = pin(d, m, TYPE_L1);
 		break;
 	case MMUEXT_PIN_L2_TABLE:
-		rc = pin(m, TYPE_L2);
+		rc = pin(d, m, TYPE_L2);
 		break;
 	case MMUEXT_PIN_L3_TABLE:
-		rc = pin(m, TYPE_L3);
+		rc = pin(d, m, TYPE_L3);
 		break;
 	case MMUEXT_PIN_L4_TABLE:
-		rc = pin(m, TYPE_L4);
+		rc = pin(d, m, TYPE_L4);
 		break;
 	case MMUEXT_UNPIN_TABLE:
-		rc = unpin(m);
+		rc = unpin(d, m);
 		break;
 	case MMUEXT_NEW_BASEPTR:
 		rc = new_base(&current->table_kernel, m, false);
@@ -384,13 +384,22 @@ static int locked_op(const struct mmuext_op *o)
 	return rc;
 }
 
-static int one_op(const struct mmuext_op *o)
+static bool is_pinning(unsigned command)
+{
+	_Static_assert(MMUEXT_PIN_L1_TABLE == 0 && MMUEXT_UNPIN_TABLE == 4, "all that come first");
+	return command <= MMUEXT_UNPIN_TABLE;
+}
+
+static int one_op(const struct mmuext_op *o, struct domain *subject)
 {
 	const struct domain *d = current->domain;
 	uint64_t cpus = 1ull << this_cpu()->id, va = o->arg1.linear_addr;
 	bool va_ok = guest_range_ok(GUEST_VA(va), 1);
 	int rc = 0;
 
+	/* For another domain: nothing but its tables, for who builds or restores it. */
+	if (subject != d && !is_pinning(o->cmd))
+		return -EPERM;
 	switch (o->cmd) {
 	case MMUEXT_TLB_FLUSH_LOCAL:
 		tlb_flush_local();
@@ -431,7 +440,7 @@ static int one_op(const struct mmuext_op *o)
 	case MMUEXT_SET_LDT:
 	case MMUEXT_CLEAR_PAGE:
 	case MMUEXT_COPY_PAGE:
-		return locked_op(o);
+		return locked_op(o, subject);
 	default:
 		return -EOPNOTSUPP;
 	}
@@ -441,11 +450,11 @@ long do_mmuext_op(arg_t ops, arg_t count, arg_t done, arg_t domain)
 {
 	bool continued = count & CONTINUED;
 	uint64_t n = (uint32_t)count & ~CONTINUED, i = 0;
-	int rc = 0, bad;
+	struct domain *subject;
+	int rc = subject_get((domid_t)domain, &subject), bad;
 
-	/* For another domain: nothing but what concerns its frames, which comes with foreign page tables. */
-	if ((domid_t)domain != DOMID_SELF && (domid_t)domain != current->domain->id)
-		return -EPERM;
+	if (rc)
+		return rc;
 	while (!rc && i < n) {
 		struct mmuext_op o;
 
@@ -454,10 +463,11 @@ long do_mmuext_op(arg_t ops, arg_t count, arg_t done, arg_t domain)
 		else if (copy_from_guest(&o, GUEST_VA(ops + i * sizeof(o)), sizeof(o)))
 			rc = -EFAULT;
 		else
-			rc = one_op(&o);
+			rc = one_op(&o, subject);
 		if (!rc)
 			i++;
 	}
+	subject_put(subject);
 	if (rc == -ERESTART)
 		continue_with(ops + i * sizeof(struct mmuext_op), n - i);
 	bad = report_done(done, continued, i);

@@ -145,6 +145,8 @@ static long pool_op(struct xen_sysctl_cpupool_op *op)
 			op->n_dom += !d->idle;
 		spin_unlock(&domain_list_lock);
 		return bitmap_to_guest(&op->cpumap, all_cpus());
+	case XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN:
+		return op->cpupool_id == 0 ? 0 : -ENOENT;
 	case XEN_SYSCTL_CPUPOOL_OP_FREEINFO:
 		return bitmap_to_guest(&op->cpumap, 0);
 	default:

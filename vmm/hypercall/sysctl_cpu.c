@@ -75,69 +75,33 @@ long cpu_topology(struct xen_sysctl_cputopoinfo *op)
 
 /* ---- features ---- */
 
-enum source { PROCESSOR, GUEST };
-
-/* Which of the two an index of the interface asks for. */
-static int source_of(uint32_t index, const bool *is_guest, size_t nr)
+/* Whose view an index of the interface asks for: a guest's, or NULL, the processor's. Negative: there is no such. */
+static int view_of(uint32_t index, const bool *is_guest, size_t nr, const struct domain **d)
 {
 	if (index >= nr)
 		return -EINVAL;
-	return is_guest[index] ? GUEST : PROCESSOR;
+	*d = is_guest[index] ? current->domain : NULL;
+	return 0;
 }
 
-static struct cpuid leaf_of(enum source from, uint32_t leaf, uint32_t subleaf)
+/* d NULL: the processor's. */
+static struct cpuid leaf_of(const struct domain *d, uint32_t leaf, uint32_t subleaf)
 {
 	uint32_t range = leaf & 0xffff0000;
-	uint32_t last = from == GUEST ? policy_cpuid(current, range, 0).a : cpuid(range, 0).a;
+	uint32_t last = d ? policy_cpuid(d, range, 0).a : cpuid(range, 0).a;
 
 	/* A processor answers with another leaf than the one that it does not have. */
 	if (leaf > last || last >> 16 != range >> 16)
 		return (struct cpuid){0, 0, 0, 0};
-	return from == GUEST ? policy_cpuid(current, leaf, subleaf) : cpuid(leaf, subleaf);
+	return d ? policy_cpuid(d, leaf, subleaf) : cpuid(leaf, subleaf);
 }
 
-/* The words of a feature set (xen/arch-x86/cpufeatureset.h): 'a' .. 'd' of a leaf, 0: an MSR, which is not told. */
-static const struct {
-	uint32_t leaf, subleaf;
-	char reg;
-} feature_word[] = {
-	{1, 0, 'd'},
-	{1, 0, 'c'},
-	{0x80000001, 0, 'd'},
-	{0x80000001, 0, 'c'},
-	{0xd, 1, 'a'},
-	{7, 0, 'b'},
-	{7, 0, 'c'},
-	{0x80000007, 0, 'd'},
-	{0x80000008, 0, 'b'},
-	{7, 0, 'd'},
-	{7, 1, 'a'},
-	{0x80000021, 0, 'a'},
-	{7, 1, 'b'},
-	{7, 2, 'd'},
-	{7, 1, 'c'},
-	{7, 1, 'd'},
-	{0, 0, 0},
-	{0, 0, 0},
-	{0x80000021, 0, 'c'},
-};
-
-static uint32_t features(enum source from, unsigned word)
+static uint32_t features(const struct domain *d, unsigned word)
 {
-	struct cpuid r = leaf_of(from, feature_word[word].leaf, feature_word[word].subleaf);
+	const struct feature_word *w = &feature_words[word];
+	struct cpuid r = leaf_of(d, w->leaf, w->subleaf);
 
-	switch (feature_word[word].reg) {
-	case 'a':
-		return r.a;
-	case 'b':
-		return r.b;
-	case 'c':
-		return r.c;
-	case 'd':
-		return r.d;
-	default:
-		return 0;
-	}
+	return w->reg ? *cpuid_register(&r, w->reg) : 0;
 }
 
 void physinfo_cpus(struct xen_sysctl_physinfo *op)
@@ -150,24 +114,25 @@ void physinfo_cpus(struct xen_sysctl_physinfo *op)
 	op->cores_per_socket = MAX(sharing(t.socket_shift) / op->threads_per_core, 1u);
 	op->cpu_khz = (uint32_t)time_tsc_khz();
 	for (unsigned i = 0; i < ARRAY_SIZE(op->hw_cap); i++)
-		op->hw_cap[i] = features(PROCESSOR, i);
+		op->hw_cap[i] = features(NULL, i);
 }
 
 long cpu_featureset(struct xen_sysctl_cpu_featureset *op)
 {
 	/* raw, host, pv; hvm is none; pv_max; hvm_max is none */
 	static const bool is_guest[] = {false, false, true, false, true, false};
-	unsigned nr = ARRAY_SIZE(feature_word);
+	unsigned nr = NR_FEATURE_WORDS;
 	bool too_small = op->features.p && op->nr_features < nr;
-	int from = source_of(op->index, is_guest, ARRAY_SIZE(is_guest));
+	const struct domain *d;
+	int rc = view_of(op->index, is_guest, ARRAY_SIZE(is_guest), &d);
 
-	if (from < 0)
-		return from;
+	if (rc)
+		return rc;
 	if (op->index == XEN_SYSCTL_cpu_featureset_hvm ||
 	    op->index == XEN_SYSCTL_cpu_featureset_hvm_max)
 		return -EOPNOTSUPP;
 	for (unsigned i = 0; op->features.p && i < MIN(nr, op->nr_features); i++) {
-		uint32_t word = features((enum source)from, i);
+		uint32_t word = features(d, i);
 
 		if (to_guest(op->features, i, &word))
 			return -EFAULT;
@@ -179,20 +144,20 @@ long cpu_featureset(struct xen_sysctl_cpu_featureset *op)
 /* ---- policy: all leaves ---- */
 
 struct leaves {
-	enum source from;
-	struct xen_sysctl_cpu_policy *op;
-	uint32_t nr;
+	const struct domain *d;
+	XEN_GUEST_HANDLE_64(xen_cpuid_leaf_t) to;
+	uint32_t nr, most;
 	long rc;
 };
 
 static struct cpuid add_leaf(struct leaves *l, uint32_t leaf, uint32_t subleaf)
 {
-	struct cpuid r = leaf_of(l->from, leaf, subleaf == XEN_CPUID_NO_SUBLEAF ? 0 : subleaf);
+	struct cpuid r = leaf_of(l->d, leaf, subleaf == XEN_CPUID_NO_SUBLEAF ? 0 : subleaf);
 	xen_cpuid_leaf_t out = {leaf, subleaf, r.a, r.b, r.c, r.d};
 
-	if (l->nr >= l->op->nr_leaves)
+	if (l->nr >= l->most)
 		l->rc = -ENOBUFS;
-	else if (to_guest(l->op->leaves, l->nr, &out))
+	else if (to_guest(l->to, l->nr, &out))
 		l->rc = -EFAULT;
 	else
 		l->nr++;
@@ -227,23 +192,20 @@ static void add_subleaves(struct leaves *l, uint32_t leaf)
 	}
 }
 
-long cpu_policy(struct xen_sysctl_cpu_policy *op)
-{
-	/* raw, host, pv_max; hvm_max is none; pv_default; hvm_default is none */
-	static const bool is_guest[] = {false, false, true, false, true, false};
-	static const uint32_t msrs[] = {0xce, MSR_ARCH_CAPS};
-	int from = source_of(op->index, is_guest, ARRAY_SIZE(is_guest));
-	struct leaves l = {.op = op};
+/* All leaves and MSRs of a view, or with no place for them, how many there may be. Both structures of the ABI have the same four fields. */
+#define SERIALISE(view, op)                               \
+	serialise((view), (op)->leaves, &(op)->nr_leaves, \
+		  (XEN_GUEST_HANDLE_64(xen_msr_entry_t)){(op)->msrs.p}, &(op)->nr_msrs)
 
-	if (from < 0 || op->_rsvd)
-		return -EINVAL;
-	if (op->index == XEN_SYSCTL_cpu_policy_hvm_max ||
-	    op->index == XEN_SYSCTL_cpu_policy_hvm_default)
-		return -EOPNOTSUPP;
-	l.from = (enum source)from;
-	if (op->leaves.p) {
-		uint32_t basic = leaf_of(l.from, 0, 0).a,
-			 extended = leaf_of(l.from, 0x80000000, 0).a;
+static long serialise(const struct domain *d, XEN_GUEST_HANDLE_64(xen_cpuid_leaf_t) leaves,
+		      uint32_t *nr_leaves, XEN_GUEST_HANDLE_64(xen_msr_entry_t) entries,
+		      uint32_t *nr_msrs)
+{
+	static const uint32_t msrs[] = {0xce, MSR_ARCH_CAPS};
+	struct leaves l = {.d = d, .to = leaves, .most = *nr_leaves};
+
+	if (leaves.p) {
+		uint32_t basic = leaf_of(d, 0, 0).a, extended = leaf_of(d, 0x80000000, 0).a;
 
 		for (uint32_t i = 0; i <= MIN(basic, BASIC_LAST) && !l.rc; i++)
 			add_subleaves(&l, i);
@@ -252,16 +214,70 @@ long cpu_policy(struct xen_sysctl_cpu_policy *op)
 		if (l.rc)
 			return l.rc;
 	}
-	op->nr_leaves = op->leaves.p ? l.nr : LEAVES_MAX;
+	*nr_leaves = leaves.p ? l.nr : LEAVES_MAX;
 	/* Their bits mean features that PV guests do not get. */
-	for (uint32_t i = 0; op->msrs.p && i < ARRAY_SIZE(msrs); i++) {
+	for (uint32_t i = 0; entries.p && i < ARRAY_SIZE(msrs); i++) {
 		xen_msr_entry_t out = {.idx = msrs[i]};
 
-		if (i >= op->nr_msrs)
+		if (i >= *nr_msrs)
 			return -ENOBUFS;
-		if (to_guest(op->msrs, i, &out))
+		if (to_guest(entries, i, &out))
 			return -EFAULT;
 	}
-	op->nr_msrs = ARRAY_SIZE(msrs);
+	*nr_msrs = ARRAY_SIZE(msrs);
+	return 0;
+}
+
+long cpu_policy(struct xen_sysctl_cpu_policy *op)
+{
+	/* raw, host, pv_max; hvm_max is none; pv_default; hvm_default is none */
+	static const bool is_guest[] = {false, false, true, false, true, false};
+	const struct domain *d;
+	int rc = view_of(op->index, is_guest, ARRAY_SIZE(is_guest), &d);
+
+	if (rc || op->_rsvd)
+		return -EINVAL;
+	if (op->index == XEN_SYSCTL_cpu_policy_hvm_max ||
+	    op->index == XEN_SYSCTL_cpu_policy_hvm_default)
+		return -EOPNOTSUPP;
+	return SERIALISE(d, op);
+}
+
+long cpu_policy_get(const struct domain *d, struct xen_domctl_cpu_policy *op)
+{
+	return SERIALISE(d, op);
+}
+
+/* What a guest's programs see is the processor: a policy can hide features from its kernel, and can add none. */
+long cpu_policy_set(struct domain *d, struct xen_domctl_cpu_policy *op)
+{
+	uint32_t hidden[NR_FEATURE_WORDS] = {0};
+
+	op->err_leaf = op->err_subleaf = op->err_msr = ~0u;
+	if (op->nr_leaves > LEAVES_MAX || op->nr_msrs > LEAVES_MAX)
+		return -E2BIG;
+	for (uint32_t i = 0; i < op->nr_leaves; i++) {
+		xen_cpuid_leaf_t in;
+
+		if (from_guest(&in, op->leaves, i))
+			return -EFAULT;
+		if (in.subleaf == XEN_CPUID_NO_SUBLEAF)
+			in.subleaf = 0;
+		for (unsigned w = 0; w < NR_FEATURE_WORDS; w++) {
+			const struct feature_word *f = &feature_words[w];
+			struct cpuid asked = {in.a, in.b, in.c, in.d};
+			struct cpuid have = leaf_of(current->domain, in.leaf, in.subleaf);
+
+			if (!f->reg || f->leaf != in.leaf || f->subleaf != in.subleaf)
+				continue;
+			if (*cpuid_register(&asked, f->reg) & ~*cpuid_register(&have, f->reg)) {
+				op->err_leaf = in.leaf;
+				op->err_subleaf = in.subleaf;
+				return -EINVAL;
+			}
+			hidden[w] = ~*cpuid_register(&asked, f->reg);
+		}
+	}
+	memcpy(d->feature_hidden, hidden, sizeof(hidden));
 	return 0;
 }

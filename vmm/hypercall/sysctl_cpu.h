@@ -12,5 +12,8 @@ void physinfo_cpus(struct xen_sysctl_physinfo *op);
 long cpu_topology(struct xen_sysctl_cputopoinfo *op);
 long cpu_featureset(struct xen_sysctl_cpu_featureset *op);
 long cpu_policy(struct xen_sysctl_cpu_policy *op);
+/* domctl's: a domain's own policy, and setting it: -EINVAL (it has what we do not give; err_leaf says where). */
+long cpu_policy_get(const struct domain *d, struct xen_domctl_cpu_policy *op);
+long cpu_policy_set(struct domain *d, struct xen_domctl_cpu_policy *op);
 
 #endif

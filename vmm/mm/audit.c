@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * See audit.h. What holds a frame: its owner, entries of tables in use (page_type.c), pins, vCPUs' tables, descriptor pages and vcpu_info, the
- * pages of FIFO event channels. Whoever adds another holder adds it here.
+ * pages of FIFO event channels, pins of grants, a destruction that goes on. Whoever adds another holder adds it here.
  */
 #include "vmm/mm/audit.h"
 
 #include "vmm/domain/domain.h"
 #include "vmm/hypercall/event_channel.h"
+#include "vmm/hypercall/grant_table.h"
 #include "vmm/lib/print.h"
 #include "vmm/mm/heap.h"
 #include "vmm/mm/page_type.h"
@@ -100,11 +101,21 @@ static void count_vcpu(struct audit *a, const struct vcpu *v)
 
 static void count_domain(struct audit *a, struct domain *d)
 {
+	uint32_t readers, writers;
 	struct frame *f;
+	mfn_t m;
 
+	for (uint32_t ref = 0; grants_pins(d, ref, &m, &readers, &writers); ref++) {
+		while (readers--)
+			held(a, m, TYPE_NONE);
+		while (writers--)
+			held(a, m, TYPE_WRITABLE);
+	}
 	for (unsigned i = 0; i < d->nr_vcpus; i++)
 		if (d->vcpu[i])
 			count_vcpu(a, d->vcpu[i]);
+	if (d->destroy_at)
+		held(a, frame_mfn(d->destroy_at), TYPE_NONE);
 	for (unsigned i = 0; events_frame(d, i, &f); i++)
 		if (f)
 			held(a, frame_mfn(f), TYPE_WRITABLE);

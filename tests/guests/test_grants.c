@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Grants of a domain to itself, which go the same way as those to another: what is granted is mapped, written, copied and given back, and what is not
+ * is refused: after it was revoked, twice given back, more than was granted, a page table, a frame of nobody's, copies across a page's end.
+ */
+#include "tests/guests/lib/guest.h"
+
+#include <xen/grant_table.h>
+
+#define WINDOW	 0x38000000000ull /* where grants are mapped */
+#define FIRST	 8u		  /* entries below are the ABI's */
+#define ENTRIES	 (uint32_t)(4096 / sizeof(struct grant_entry_v1))
+#define REVOKED	 0
+#define GRANTED	 GTF_permit_access
+#define READONLY (GTF_permit_access | GTF_readonly)
+
+static struct grant_entry_v1 *table;
+
+static long grant_op(unsigned command, void *op, unsigned count)
+{
+	return hypercall3(__HYPERVISOR_grant_table_op, command, VA(op), count);
+}
+
+static uint64_t *window_entry(unsigned page)
+{
+	if (!(*entry_at(l4_mfn(), WINDOW, 4) & PTE_P))
+		map_at(l4_mfn(), WINDOW, 0);
+	return entry_at(l4_mfn(), WINDOW + page * 4096ull, 1);
+}
+
+/* The table's first frame, mapped; all of it empty. */
+static void table_map(void)
+{
+	struct gnttab_setup_table op = {.dom = DOMID_SELF, .nr_frames = 1};
+	xen_pfn_t frame = 0;
+
+	if (!table) {
+		set_xen_guest_handle(op.frame_list, &frame);
+		CHECK_EQ("setup_table", grant_op(GNTTABOP_setup_table, &op, 1), 0);
+		CHECK_EQ("its status", op.status, GNTST_okay);
+		CHECK_EQ("the table", set_entry(window_entry(511), frame << 12 | RW), 0);
+		table = (void *)(WINDOW + 511 * 4096ull);
+	}
+	memset(table, 0, 4096);
+}
+
+static void grant(uint32_t ref, uint64_t mfn, uint16_t flags)
+{
+	table[ref].domid = 0;
+	table[ref].frame = (uint32_t)mfn;
+	__atomic_store_n(&table[ref].flags, flags, __ATOMIC_SEQ_CST);
+}
+
+static int map(uint32_t ref, unsigned page, uint32_t flags, uint32_t *handle)
+{
+	struct gnttab_map_grant_ref op = {
+		.host_addr = WINDOW + page * 4096ull, .flags = GNTMAP_host_map | flags, .ref = ref};
+
+	if (flags & GNTMAP_contains_pte)
+		op.host_addr = machine_address(window_entry(page));
+	CHECK_EQ("map_grant_ref", grant_op(GNTTABOP_map_grant_ref, &op, 1), 0);
+	*handle = op.handle;
+	return op.status;
+}
+
+static int unmap(uint32_t handle, uint64_t host_addr)
+{
+	struct gnttab_unmap_grant_ref op = {.host_addr = host_addr, .handle = handle};
+
+	CHECK_EQ("unmap_grant_ref", grant_op(GNTTABOP_unmap_grant_ref, &op, 1), 0);
+	return op.status;
+}
+
+static int copy(bool from_ref, uint64_t from, unsigned from_offset, bool to_ref, uint64_t to,
+		unsigned to_offset, unsigned bytes)
+{
+	struct gnttab_copy op = {.len = (uint16_t)bytes};
+
+	op.source.domid = op.dest.domid = DOMID_SELF;
+	op.source.offset = (uint16_t)from_offset;
+	op.dest.offset = (uint16_t)to_offset;
+	op.flags =
+		(uint16_t)((from_ref ? GNTCOPY_source_gref : 0) | (to_ref ? GNTCOPY_dest_gref : 0));
+	if (from_ref)
+		op.source.u.ref = (uint32_t)from;
+	else
+		op.source.u.gmfn = from;
+	if (to_ref)
+		op.dest.u.ref = (uint32_t)to;
+	else
+		op.dest.u.gmfn = to;
+	CHECK_EQ("copy", grant_op(GNTTABOP_copy, &op, 1), 0);
+	return op.status;
+}
+
+static void poke(uint64_t va)
+{
+	*(volatile uint64_t *)va = 0x5555;
+}
+
+static void sizes_and_versions(void)
+{
+	struct gnttab_query_size size = {.dom = DOMID_SELF};
+	struct gnttab_get_version version = {.dom = DOMID_SELF};
+	struct gnttab_set_version set = {.version = 1};
+
+	table_map();
+	CHECK_EQ("query_size", grant_op(GNTTABOP_query_size, &size, 1), 0);
+	CHECK_EQ("frames", size.nr_frames, 1);
+	CHECK(size.max_nr_frames >= 32, "%u frames at most", size.max_nr_frames);
+	CHECK_EQ("get_version", grant_op(GNTTABOP_get_version, &version, 1), 0);
+	CHECK_EQ("version", version.version, 1);
+	CHECK_EQ("set_version 1", grant_op(GNTTABOP_set_version, &set, 1), 0);
+	set.version = 2;
+	CHECK_EQ("set_version 2", grant_op(GNTTABOP_set_version, &set, 1), -ENOSYS);
+	CHECK_EQ("transfer", grant_op(GNTTABOP_transfer, &size, 1), -ENOSYS);
+	CHECK_EQ("no such operation", grant_op(77, &size, 1), -ENOSYS);
+	CHECK_EQ("a table in the hypervisor",
+		 grant_op(GNTTABOP_query_size, (void *)0xffff820000000000, 1), -EFAULT);
+}
+
+static void map_write_unmap(void)
+{
+	volatile uint64_t *page = page_alloc();
+	uint32_t handle, second;
+
+	table_map();
+	grant(FIRST, mfn_of((void *)(uintptr_t)page), GRANTED);
+	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
+	CHECK_EQ("flags", table[FIRST].flags, GRANTED | GTF_reading | GTF_writing);
+	poke(WINDOW);
+	CHECK_EQ("what was written", page[0], 0x5555);
+	CHECK_EQ("map again, by its entry", map(FIRST, 1, GNTMAP_contains_pte, &second),
+		 GNTST_okay);
+	CHECK(second != handle, "both mappings have the same handle");
+	CHECK_EQ("by the second", *(volatile uint64_t *)(WINDOW + 4096), 0x5555);
+	CHECK_EQ("the wrong place", unmap(handle, WINDOW + 2 * 4096ull), GNTST_bad_virt_addr);
+	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("flags while one is left", table[FIRST].flags,
+		 GRANTED | GTF_reading | GTF_writing);
+	CHECK(!no_fault(poke, WINDOW), "it is mapped still");
+	CHECK_EQ("unmap twice", unmap(handle, WINDOW), GNTST_bad_handle);
+	CHECK_EQ("unmap", unmap(second, machine_address(window_entry(1))), GNTST_okay);
+	CHECK_EQ("flags", table[FIRST].flags, GRANTED);
+	CHECK_EQ("no such handle", unmap(0xfffffff0, WINDOW), GNTST_bad_handle);
+}
+
+static void readonly(void)
+{
+	volatile uint64_t *page = page_alloc();
+	uint32_t handle;
+
+	table_map();
+	page[0] = 7;
+	grant(FIRST, mfn_of((void *)(uintptr_t)page), READONLY);
+	CHECK_EQ("to write", map(FIRST, 0, 0, &handle), GNTST_permission_denied);
+	CHECK_EQ("flags", table[FIRST].flags, READONLY);
+	CHECK_EQ("to read", map(FIRST, 0, GNTMAP_readonly, &handle), GNTST_okay);
+	CHECK_EQ("flags", table[FIRST].flags, READONLY | GTF_reading);
+	CHECK(!no_fault(poke, WINDOW), "it can be written");
+	CHECK_EQ("what is in it", page[0], 7);
+	/* Making that entry writable would be taking what was not given; the frame is its own, so here it is allowed. */
+	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("flags", table[FIRST].flags, READONLY);
+}
+
+static void revoked(void)
+{
+	uint64_t mfn = mfn_of(page_alloc());
+	uint32_t handle;
+
+	table_map();
+	CHECK_EQ("an empty entry", map(FIRST, 0, 0, &handle), GNTST_bad_gntref);
+	CHECK_EQ("behind the table", map(ENTRIES * 64, 0, 0, &handle), GNTST_bad_gntref);
+	grant(FIRST, mfn, GRANTED);
+	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
+	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	grant(FIRST, mfn, REVOKED);
+	CHECK_EQ("after it was revoked", map(FIRST, 0, 0, &handle), GNTST_bad_gntref);
+	grant(FIRST, mfn, GRANTED);
+	table[FIRST].domid = 77;
+	CHECK_EQ("another's", map(FIRST, 0, 0, &handle), GNTST_bad_gntref);
+	grant(FIRST, mfn, GTF_accept_transfer);
+	CHECK_EQ("of another kind", map(FIRST, 0, 0, &handle), GNTST_bad_gntref);
+	grant(FIRST, mfn, GRANTED | GTF_PCD);
+	CHECK_EQ("past the caches", map(FIRST, 0, 0, &handle), GNTST_bad_gntref);
+}
+
+/* While it is used the frame in the table is only a number. */
+static void frame_changed_while_mapped(void)
+{
+	volatile uint64_t *page = page_alloc(), *other = page_alloc();
+	uint32_t handle, second;
+
+	table_map();
+	page[0] = 1;
+	other[0] = 2;
+	grant(FIRST, mfn_of((void *)(uintptr_t)page), GRANTED);
+	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
+	table[FIRST].frame = (uint32_t)mfn_of((void *)(uintptr_t)other);
+	CHECK_EQ("map again", map(FIRST, 1, 0, &second), GNTST_okay);
+	CHECK_EQ("the second is the first", *(volatile uint64_t *)(WINDOW + 4096), 1);
+	CHECK_EQ("unmap", unmap(second, WINDOW + 4096), GNTST_okay);
+	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
+	CHECK_EQ("the new one", *(volatile uint64_t *)WINDOW, 2);
+	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+}
+
+static void what_is_no_page(void)
+{
+	uint64_t *page = page_alloc();
+	uint32_t handle;
+
+	table_map();
+	grant(FIRST, 0x200, GRANTED);
+	CHECK_EQ("the hypervisor's", map(FIRST, 0, 0, &handle), GNTST_bad_page);
+	grant(FIRST, 0xfffffff0, GRANTED);
+	CHECK_EQ("nobody's", map(FIRST, 0, 0, &handle), GNTST_bad_page);
+	grant(FIRST, l4_mfn(), GRANTED);
+	CHECK_EQ("a page table, to write", map(FIRST, 0, 0, &handle), GNTST_bad_page);
+	CHECK_EQ("flags", table[FIRST].flags, GRANTED);
+	CHECK_EQ("a page table, to read", map(FIRST, 0, GNTMAP_readonly, &handle), GNTST_okay);
+	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	/* And the reverse: what may be written becomes no table. */
+	grant(FIRST, mfn_of(page), GRANTED);
+	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
+	CHECK_EQ("its own mapping", protect(page, false), 0);
+	CHECK_EQ("pin", mmuext(MMUEXT_PIN_L1_TABLE, mfn_of(page), 0), -EINVAL);
+	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("pin", mmuext(MMUEXT_PIN_L1_TABLE, mfn_of(page), 0), 0);
+	CHECK_EQ("unpin", mmuext(MMUEXT_UNPIN_TABLE, mfn_of(page), 0), 0);
+}
+
+static void places(void)
+{
+	struct gnttab_map_grant_ref op = {.flags = GNTMAP_host_map, .ref = FIRST};
+	static const uint64_t bad[] = {0x7fffffffe000ull, 0xffff820000000000ull,
+				       0xffff800000000000ull, WINDOW + 4, 0x123456789abcdef0ull};
+	uint64_t table_maddr = machine_address(entry_at(l4_mfn(), WINDOW, 3));
+
+	table_map();
+	grant(FIRST, mfn_of(page_alloc()), GRANTED);
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		op.host_addr = bad[i];
+		CHECK_EQ("map", grant_op(GNTTABOP_map_grant_ref, &op, 1), 0);
+		CHECK(op.status == GNTST_bad_virt_addr, "at %lx: %d", bad[i], op.status);
+	}
+	op.flags |= GNTMAP_contains_pte;
+	op.host_addr = table_maddr;
+	CHECK_EQ("map", grant_op(GNTTABOP_map_grant_ref, &op, 1), 0);
+	CHECK_EQ("in a table of a higher level", op.status, GNTST_bad_virt_addr);
+	op.host_addr = 0x200000;
+	CHECK_EQ("map", grant_op(GNTTABOP_map_grant_ref, &op, 1), 0);
+	CHECK_EQ("in the hypervisor", op.status, GNTST_bad_virt_addr);
+	CHECK_EQ("nothing is used", table[FIRST].flags, GRANTED);
+}
+
+static void copies(void)
+{
+	uint8_t *from = page_alloc(), *to = page_alloc();
+
+	table_map();
+	memset(from, 0xab, 4096);
+	grant(FIRST, mfn_of(from), READONLY);
+	grant(FIRST + 1, mfn_of(to), GRANTED);
+	CHECK_EQ("copy", copy(true, FIRST, 16, true, FIRST + 1, 32, 100), GNTST_okay);
+	CHECK(to[31] == 0 && to[32] == 0xab && to[131] == 0xab && to[132] == 0, "other bytes");
+	CHECK_EQ("flags", table[FIRST].flags, READONLY);
+	CHECK_EQ("flags", table[FIRST + 1].flags, GRANTED);
+	CHECK_EQ("into what is read-only", copy(true, FIRST + 1, 0, true, FIRST, 0, 8),
+		 GNTST_permission_denied);
+	CHECK_EQ("across the source's end", copy(true, FIRST, 4090, true, FIRST + 1, 0, 8),
+		 GNTST_bad_copy_arg);
+	CHECK_EQ("across the destination's end", copy(true, FIRST, 0, true, FIRST + 1, 4090, 8),
+		 GNTST_bad_copy_arg);
+	CHECK_EQ("a whole page", copy(false, mfn_of(from), 0, false, mfn_of(to), 0, 4096),
+		 GNTST_okay);
+	CHECK(to[0] == 0xab && to[4095] == 0xab, "the page");
+	CHECK_EQ("into a page table", copy(false, mfn_of(from), 0, false, l4_mfn(), 0, 8),
+		 GNTST_bad_page);
+	CHECK_EQ("from the hypervisor", copy(false, 0x200, 0, false, mfn_of(to), 0, 8),
+		 GNTST_bad_page);
+	CHECK_EQ("an entry that is not there", copy(true, 400, 0, false, mfn_of(to), 0, 8),
+		 GNTST_bad_gntref);
+}
+
+/* An entry that is overwritten takes nothing away from anybody; its handle can be given back without it. */
+static void overwritten(void)
+{
+	uint64_t mfn = mfn_of(page_alloc());
+	uint32_t handle;
+
+	table_map();
+	grant(FIRST, mfn, GRANTED);
+	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
+	CHECK_EQ("overwrite", set_entry(window_entry(0), 0), 0);
+	CHECK_EQ("unmap what is not there", unmap(handle, WINDOW), GNTST_bad_virt_addr);
+	CHECK_EQ("still used", table[FIRST].flags, GRANTED | GTF_reading | GTF_writing);
+}
+
+/* As many as there are handles, in one hypercall that is interrupted, and back again. */
+static void many(void)
+{
+	static struct gnttab_map_grant_ref maps[500];
+	static struct gnttab_unmap_grant_ref unmaps[500];
+	uint64_t mfn = mfn_of(page_alloc());
+
+	table_map();
+	for (unsigned i = 0; i < 500; i++) {
+		grant(FIRST + i, mfn, GRANTED);
+		maps[i] = (struct gnttab_map_grant_ref){.host_addr = WINDOW + i * 4096ull,
+							.flags = GNTMAP_host_map,
+							.ref = FIRST + i};
+	}
+	window_entry(0);
+	CHECK_EQ("map", grant_op(GNTTABOP_map_grant_ref, maps, 500), 0);
+	for (unsigned i = 0; i < 500; i++) {
+		CHECK_EQ("status", maps[i].status, GNTST_okay);
+		unmaps[i] = (struct gnttab_unmap_grant_ref){.host_addr = WINDOW + i * 4096ull,
+							    .handle = maps[i].handle};
+	}
+	*(volatile uint64_t *)(WINDOW + 499 * 4096ull) = 9;
+	CHECK_EQ("the first", *(volatile uint64_t *)WINDOW, 9);
+	CHECK_EQ("unmap", grant_op(GNTTABOP_unmap_grant_ref, unmaps, 500), 0);
+	for (unsigned i = 0; i < 500; i++) {
+		CHECK_EQ("status", unmaps[i].status, GNTST_okay);
+		CHECK_EQ("flags", table[FIRST + i].flags, GRANTED);
+	}
+}
+
+const struct part parts[] = {{"sizes-and-versions", sizes_and_versions},
+			     {"map-write-unmap", map_write_unmap},
+			     {"readonly", readonly},
+			     {"revoked", revoked},
+			     {"frame-changed-while-mapped", frame_changed_while_mapped},
+			     {"what-is-no-page", what_is_no_page},
+			     {"places", places},
+			     {"copies", copies},
+			     {"many", many},
+			     {"overwritten", overwritten},
+			     {NULL, NULL}};

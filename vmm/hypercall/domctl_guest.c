@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT */
+/* See domctl_guest.h. What they are given is dom0's, and is checked as if it were a guest's: it becomes state of one. */
+#include "vmm/hypercall/domctl_guest.h"
+
+#include "vmm/cpu/policy.h"
+#include "vmm/hypercall/hypercall.h"
+#include "vmm/hypercall/sysctl_cpu.h"
+#include "vmm/hypercall/table.h"
+#include "vmm/lib/string.h"
+#include "vmm/mm/access.h"
+#include "vmm/mm/page_type.h"
+#include "vmm/platform/time.h"
+#include "vmm/sched/sched.h"
+
+#define PAGE_INFO_AT_ONCE 64u
+
+/* The TSC is never emulated: the modes in which that is right. (xen's asm-x86/time.h is not public.) */
+#define TSC_DEFAULT 0u
+#define TSC_NATIVE  2u
+
+/* ---- making ---- */
+
+/* A number that no domain has: the one that is asked for, or one that was not used lately. DOMID_INVALID: there is none. */
+static domid_t free_id(domid_t wanted)
+{
+	static domid_t last;
+	domid_t id = wanted ? wanted : last;
+
+	for (unsigned tries = 0; tries < DOMID_FIRST_RESERVED; tries++) {
+		const struct domain *d;
+
+		if (!wanted)
+			id = id + 1u < DOMID_FIRST_RESERVED ? (domid_t)(id + 1) : 1;
+		spin_lock(&domain_list_lock);
+		for (d = domain_list; d && d->id != id; d = d->next)
+			;
+		spin_unlock(&domain_list_lock);
+		if (!d) {
+			last = wanted ? last : id;
+			return id;
+		}
+		if (wanted)
+			break;
+	}
+	return DOMID_INVALID;
+}
+
+long domctl_create(struct xen_domctl *op)
+{
+	const struct xen_domctl_createdomain *c = &op->u.createdomain;
+	domid_t wanted = op->domain < DOMID_FIRST_RESERVED ? op->domain : 0;
+	struct domain *d;
+	domid_t id;
+	long rc;
+
+	/* PV guests without any extra, and grants of version 1 (or the best that there is). */
+	if (c->flags || c->iommu_opts || c->vmtrace_size || c->arch.emulation_flags ||
+	    c->arch.misc_flags & ~(uint32_t)XEN_X86_MSR_RELAXED || c->max_vcpus == 0 ||
+	    c->max_vcpus > MAX_VCPUS || c->cpupool_id != 0)
+		return -EINVAL;
+	id = free_id(wanted);
+	if (id == DOMID_INVALID)
+		return wanted ? -EEXIST : -ENOMEM;
+	rc = domain_create(id, false, c->max_grant_frames, c->max_maptrack_frames, &d);
+	if (rc)
+		return rc;
+	d->max_vcpus = c->max_vcpus;
+	d->ssidref = c->ssidref;
+	memcpy(d->uuid, c->handle, sizeof(d->uuid));
+	op->domain = id;
+	return 0;
+}
+
+static long hypercall_page(struct domain *d, uint64_t gmfn)
+{
+	struct frame *f = mfn_valid(MFN(gmfn)) ? mfn_frame(MFN(gmfn)) : NULL;
+
+	if (!f || frame_get_both(f, d, TYPE_WRITABLE))
+		return -EACCES;
+	hypercall_page_fill(mfn_to_ptr(MFN(gmfn)));
+	frame_put_both(f);
+	return 0;
+}
+
+/* ---- vCPUs ---- */
+
+static long set_vcpu_context(struct domain *d, const struct xen_domctl_vcpucontext *op)
+{
+	struct vcpu *v = domain_vcpu(d, op->vcpu);
+	struct vcpu_guest_context context;
+	long rc;
+
+	if (!v)
+		return -EINVAL;
+	if (from_guest(&context, op->ctxt, 0))
+		return -EFAULT;
+	rc = vcpu_set_context(v, &context);
+	if (rc)
+		return rc;
+	v->down = !(context.flags & VGCF_online);
+	vcpu_wake(v);
+	return 0;
+}
+
+static long ext_vcpu_context(struct domain *d, struct xen_domctl_ext_vcpucontext *op, bool set)
+{
+	struct vcpu *v = domain_vcpu(d, op->vcpu);
+
+	if (!v)
+		return -ESRCH;
+	if (!set) {
+		uint32_t vcpu = op->vcpu;
+
+		memset(op, 0, sizeof(*op));
+		op->vcpu = vcpu;
+		op->size = sizeof(*op);
+		op->syscall32_callback_eip = v->syscall32_entry;
+		op->sysenter_callback_eip = v->sysenter_entry;
+		op->syscall32_disables_events = v->syscall32_disables_events;
+		op->sysenter_disables_events = v->sysenter_disables_events;
+		return 0;
+	}
+	if (op->size < offsetof(struct xen_domctl_ext_vcpucontext, mcg_cap) ||
+	    !guest_range_ok(GUEST_VA(op->syscall32_callback_eip), 1) ||
+	    !guest_range_ok(GUEST_VA(op->sysenter_callback_eip), 1))
+		return -EINVAL;
+	v->syscall32_entry = op->syscall32_callback_eip;
+	v->sysenter_entry = op->sysenter_callback_eip;
+	v->syscall32_disables_events = op->syscall32_disables_events;
+	v->sysenter_disables_events = op->sysenter_disables_events;
+	return 0;
+}
+
+/* ---- memory ---- */
+
+/* How each frame is used, as those who save a domain want to know: in place of its number, with the number's low bits dropped. */
+static uint64_t page_info(struct domain *d, uint64_t gmfn)
+{
+	struct frame *f = mfn_valid(MFN(gmfn)) ? mfn_frame(MFN(gmfn)) : NULL;
+	uint64_t word, type;
+
+	if (!f || !frame_get(f, d))
+		return XEN_DOMCTL_PFINFO_XTAB;
+	word = READ_ONCE(f->type);
+	type = type_of(word) >= TYPE_L1 && type_of(word) <= TYPE_L4 &&
+			       (word & (TYPE_COUNT_MASK | TYPE_PARTIAL))
+		       ? (uint64_t)(type_of(word) - TYPE_L1 + 1) << XEN_DOMCTL_PFINFO_LTAB_SHIFT
+		       : 0;
+	if (type && (word & TYPE_PINNED))
+		type |= XEN_DOMCTL_PFINFO_LPINTAB;
+	frame_put(f);
+	return type;
+}
+
+static long page_infos(struct domain *d, struct xen_domctl_getpageframeinfo3 *op)
+{
+	for (uint64_t i = 0; i < op->num; i++) {
+		xen_pfn_t value;
+
+		if (from_guest(&value, op->array, i))
+			return -EFAULT;
+		value = page_info(d, value);
+		if (to_guest(op->array, i, &value))
+			return -EFAULT;
+		if (i % PAGE_INFO_AT_ONCE == PAGE_INFO_AT_ONCE - 1 && i + 1 < op->num &&
+		    hypercall_preempt_check()) {
+			op->num -= i + 1;
+			op->array.p += i + 1;
+			return -ERESTART;
+		}
+	}
+	return 0;
+}
+
+/* There is no log of dirty pages yet; tools ask whether they can switch it off. */
+static long shadow_op(struct xen_domctl_shadow_op *op)
+{
+	switch (op->op) {
+	case XEN_DOMCTL_SHADOW_OP_OFF:
+		return 0;
+	case XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION:
+		op->mb = 0;
+		return 0;
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
+/* ---- rights ---- */
+
+static long permit(struct rangeset *s, const struct rangeset *mine, uint64_t first, uint64_t nr,
+		   bool allow)
+{
+	if (!nr || first + nr - 1 < first)
+		return -EINVAL;
+	if (!rangeset_contains(mine, first, first + nr - 1))
+		return -EPERM;
+	return allow ? rangeset_add(s, first, first + nr - 1)
+		     : rangeset_remove(s, first, first + nr - 1);
+}
+
+/* ---- time ---- */
+
+static long tsc_info(struct domain *d, struct xen_domctl_tsc_info *op, bool set)
+{
+	if (set)
+		return op->tsc_mode == TSC_DEFAULT || op->tsc_mode == TSC_NATIVE ? 0 : -EOPNOTSUPP;
+	*op = (struct xen_domctl_tsc_info){.tsc_mode = TSC_NATIVE,
+					   .gtsc_khz = (uint32_t)d->tsc_khz};
+	return 0;
+}
+
+long domctl_guest(struct domain *d, struct xen_domctl *op, bool *answers)
+{
+	const struct domain *self = current->domain;
+
+	/* None of these is for a domain that is ending, but its end. */
+	if (d == self || (d->dying && op->cmd != XEN_DOMCTL_destroydomain))
+		return -EINVAL;
+	*answers = true;
+	switch (op->cmd) {
+	case XEN_DOMCTL_destroydomain:
+		return domain_destroy(d);
+	case XEN_DOMCTL_hypercall_init:
+		return hypercall_page(d, op->u.hypercall_init.gmfn);
+	case XEN_DOMCTL_setvcpucontext:
+		return set_vcpu_context(d, &op->u.vcpucontext);
+	case XEN_DOMCTL_get_ext_vcpucontext:
+	case XEN_DOMCTL_set_ext_vcpucontext:
+		return ext_vcpu_context(d, &op->u.ext_vcpucontext,
+					op->cmd == XEN_DOMCTL_set_ext_vcpucontext);
+	case XEN_DOMCTL_get_cpu_policy:
+		return cpu_policy_get(d, &op->u.cpu_policy);
+	case XEN_DOMCTL_set_cpu_policy:
+		return cpu_policy_set(d, &op->u.cpu_policy);
+	case XEN_DOMCTL_gettscinfo:
+	case XEN_DOMCTL_settscinfo:
+		return tsc_info(d, &op->u.tsc_info, op->cmd == XEN_DOMCTL_settscinfo);
+	case XEN_DOMCTL_getpageframeinfo3:
+		return page_infos(d, &op->u.getpageframeinfo3);
+	case XEN_DOMCTL_shadow_op:
+		return shadow_op(&op->u.shadow_op);
+	case XEN_DOMCTL_setnodeaffinity:
+		return 0; /* there is one node */
+	case XEN_DOMCTL_getnodeaffinity:
+		return bitmap_to_guest(&op->u.nodeaffinity.nodemap, 1);
+	case XEN_DOMCTL_ioport_permission:
+		return permit(&d->io_ports, &self->io_ports, op->u.ioport_permission.first_port,
+			      op->u.ioport_permission.nr_ports,
+			      op->u.ioport_permission.allow_access);
+	case XEN_DOMCTL_iomem_permission:
+		return permit(&d->io_frames, &self->io_frames, op->u.iomem_permission.first_mfn,
+			      op->u.iomem_permission.nr_mfns, op->u.iomem_permission.allow_access);
+	case XEN_DOMCTL_irq_permission:
+		return permit(&d->irqs, &self->irqs, op->u.irq_permission.pirq, 1,
+			      op->u.irq_permission.allow_access);
+	default:
+		return -ENOSYS;
+	}
+}
