@@ -6,6 +6,7 @@
  */
 #include "tests/guests/lib/guest.h"
 
+#include <xen/grant_table.h>
 #include <xen/memory.h>
 
 #define FIRST_SLOT 256u
@@ -200,9 +201,20 @@ static void read_only_page(void)
 /* ---- frames of others ---- */
 
 /* Invariant 2, for every frame of the machine's RAM: mapped only when it is the domain's own. */
+/* The one frame of the domain's grant table. */
+static uint64_t grant_table_mfn(void)
+{
+	struct gnttab_setup_table op = {.dom = DOMID_SELF, .nr_frames = 1};
+	xen_pfn_t frame = 0;
+
+	set_xen_guest_handle(op.frame_list, &frame);
+	hypercall3(__HYPERVISOR_grant_table_op, GNTTABOP_setup_table, VA(&op), 1);
+	return frame;
+}
+
 static void frames_of_others(void)
 {
-	uint64_t *e = scratch_entry(), own = 0, others = 0;
+	uint64_t *e = scratch_entry(), own = 0, others = 0, grants = grant_table_mfn();
 	long last = hypercall2(__HYPERVISOR_memory_op, XENMEM_maximum_ram_page, 0);
 
 	CHECK(last > 0x4000, "maximum_ram_page: %ld", last);
@@ -212,7 +224,7 @@ static void frames_of_others(void)
 			    mfn_of((void *)(VIRT_BASE + (M2P[mfn] << PAGE_SHIFT))) == mfn;
 		long rc = set_entry(e, mfn << PAGE_SHIFT | RO);
 
-		if (mine || mfn << PAGE_SHIFT == start_info->shared_info) {
+		if (mine || mfn == grants || mfn << PAGE_SHIFT == start_info->shared_info) {
 			CHECK(rc == 0, "own frame %llx: %ld", (unsigned long long)mfn, rc);
 			own++;
 			continue;

@@ -811,8 +811,8 @@ long do_grant_table_op(arg_t command, arg_t arg, arg_t count)
 	uint32_t left = (uint32_t)count;
 	long rc;
 
-	if (!current->domain->grants || left > INT32_MAX)
-		return left > INT32_MAX ? -EINVAL : -ENOSYS;
+	if (!current->domain->grants)
+		return -ENOSYS;
 	switch ((uint32_t)command) {
 	case GNTTABOP_map_grant_ref:
 		rc = map_all(&at, &left);
