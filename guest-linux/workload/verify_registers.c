@@ -124,6 +124,16 @@ static uint64_t segment_read(void)
 	return word;
 }
 
+/* There are virtual machines whose kernel writes an LDT that the processor then does not have: loading would fault. */
+static bool selector_loadable(unsigned int selector)
+{
+	unsigned int rights = 0;
+	bool there;
+
+	__asm__ volatile("lar %2, %0" : "+r"(rights), "=@ccz"(there) : "r"(selector));
+	return there;
+}
+
 int segment_set(bool ldt)
 {
 	uint64_t *word;
@@ -147,6 +157,8 @@ int segment_set(bool ldt)
 	if (syscall(SYS_modify_ldt, 0x11, &desc, sizeof(desc)))
 		return -errno;
 	selector = desc.entry_number << 3 | 7;
+	if (!selector_loadable(selector))
+		return -ENOSYS;
 	__asm__ volatile("movw %w0, %%gs" : : "r"(selector) : "memory");
 	return 0;
 }

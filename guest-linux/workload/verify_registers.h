@@ -59,7 +59,7 @@ struct finding registers_hold(uint64_t seed, uint64_t spins, const struct timesp
 /*
  * Points GS at memory that holds a known word, by arch_prctl or, when @ldt, by an LDT descriptor.
  * To be called by the thread that will call segment_check. Returns 0, or a negative errno of
- * arch_prctl, mmap or modify_ldt (-ENOSYS: the kernel has no LDT for processes).
+ * arch_prctl, mmap or modify_ldt (-ENOSYS: the kernel or the machine has no LDT for processes).
  */
 int segment_set(bool ldt);
 
