@@ -221,6 +221,5 @@ static void long_words_are_cut(void)
 UNIT_MAIN(TEST(nothing_is_the_default), TEST(takes_a_usual_line), TEST(sizes_have_units),
 	  TEST(numbers_that_are_none_are_named), TEST(processors_of_dom0_have_bounds),
 	  TEST(switches_have_many_words), TEST(mitigations_have_words),
-	  TEST(words_for_mitigations_that_are_none_are_named),
-	  TEST(levels_are_ordered), TEST(unknown_ones_are_named_once_each),
-	  TEST(long_words_are_cut))
+	  TEST(words_for_mitigations_that_are_none_are_named), TEST(levels_are_ordered),
+	  TEST(unknown_ones_are_named_once_each), TEST(long_words_are_cut))

@@ -36,6 +36,7 @@ static inline void stored(void)
 		stored();                   \
 		r_;                         \
 	})
+/* NOLINTBEGIN(bugprone-reserved-identifier): the compiler's own names are what page_type.c uses. */
 #define __atomic_compare_exchange_n(...) STORE(__atomic_compare_exchange_n(__VA_ARGS__))
 #define __atomic_fetch_or(...)		 STORE(__atomic_fetch_or(__VA_ARGS__))
 #define __atomic_fetch_and(...)		 STORE(__atomic_fetch_and(__VA_ARGS__))
@@ -46,6 +47,7 @@ static inline void stored(void)
 		__atomic_store_n(__VA_ARGS__); \
 		stored();                      \
 	} while (0)
+/* NOLINTEND(bugprone-reserved-identifier) */
 #include "vmm/mm/page_type.c" /* NOLINT(bugprone-suspicious-include) */
 #undef __atomic_compare_exchange_n
 #undef __atomic_fetch_or

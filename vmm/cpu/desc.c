@@ -135,7 +135,7 @@ static void make_stub(void)
 	char *page = heap_alloc_pages(0);
 
 	BUG_ON(!page);
-	memcpy(page, stub_page, (size_t)(stub_end - stub_page));
+	memcpy(page, stub_page, (uint64_t)stub_end - (uint64_t)stub_page);
 	mend_jump(page, syscall_stub_end);
 	mend_jump(page, syscall32_stub_end);
 	map_window(WINDOW_STUB, ptr_to_mfn(page), WINDOW_RX);

@@ -14,7 +14,7 @@ extern const struct patch patches_start[], patches_end[];
 /* Through the direct map: the image's own mapping of text cannot be written. */
 void patch_text(uint32_t features)
 {
-	for (const struct patch *p = patches_start; p < patches_end; p++)
+	for (const struct patch *p = patches_start; (uint64_t)p < (uint64_t)patches_end; p++)
 		if (features >> p->feature & 1)
 			memcpy(maddr_to_ptr(p->site - IMAGE_BASE), p->code, p->bytes);
 }

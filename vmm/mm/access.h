@@ -56,7 +56,7 @@ static inline void guest_access_end(void)
 		     : fault)
 #define guest_get_word(at, value, fault)                                      \
 	do {                                                                  \
-		uint64_t word_;                                               \
+		uint64_t word_ = 0;                                           \
                                                                               \
 		__asm__ goto("1: movq %1, %0\n" FIXUP("1b", "%l[" #fault "]") \
 			     : "=r"(word_)                                    \
