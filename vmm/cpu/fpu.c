@@ -15,6 +15,7 @@
 #include "vmm/cpu/policy.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/string.h"
+#include "vmm/mm/access.h"
 #include "vmm/mm/heap.h"
 
 #define FCW_INIT	   0x37f
@@ -97,18 +98,22 @@ void fpu_init_cpu(void)
 	__asm__ volatile("fninit; ldmxcsr %0" ::"m"(mxcsr));
 }
 
-int fpu_vcpu_init(struct vcpu *v)
+static void make_initial(struct xsave_state *s)
 {
-	struct xsave_state *s = heap_zalloc(state_bytes());
-
-	if (!s)
-		return -ENOMEM;
+	memset(s, 0, state_bytes());
 	/* area.present stays 0: every component in its initial state. The two fields are for FXRSTOR, and MXCSR for XRSTOR as well. */
 	s->area.legacy.fcw = FCW_INIT;
 	s->area.legacy.mxcsr = MXCSR_INIT;
 	/* A kernel that uses no XSAVE has programs that do, since CR4.OSXSAVE is on: what they save must include the registers that every program uses. */
 	s->xcr0 = XCR0_X87 | XCR0_SSE;
-	v->fpu = s;
+}
+
+int fpu_vcpu_init(struct vcpu *v)
+{
+	v->fpu = heap_zalloc(state_bytes());
+	if (!v->fpu)
+		return -ENOMEM;
+	make_initial(v->fpu);
 	return 0;
 }
 
@@ -214,4 +219,62 @@ void fpu_set_legacy(struct vcpu *v, const void *in512)
 	area->legacy.mxcsr &= mxcsr_mask;
 	if (cpu_features.xsave)
 		area->present |= XCR0_X87 | XCR0_SSE;
+}
+
+/* ---- all of it, for who saves and restores a guest ---- */
+
+/* What comes before the area. */
+struct extended_head {
+	uint64_t xcr0, xcr0_ever;
+};
+
+uint64_t fpu_extended_bytes(void)
+{
+	return cpu_features.xsave ? sizeof(struct extended_head) + cpu_features.xsave_bytes : 0;
+}
+
+int fpu_get_extended(const struct vcpu *v, guest_va_t to)
+{
+	struct extended_head head = {v->fpu->xcr0, cpu_features.xcr0};
+
+	if (copy_to_guest(to, &head, sizeof(head)))
+		return -EFAULT;
+	return copy_to_guest(GUEST_VA(to.v + sizeof(head)), &v->fpu->area,
+			     cpu_features.xsave_bytes);
+}
+
+/* XRSTOR faults at an area that says anything else. */
+static bool loadable(const struct extended_head *head, const struct xsave_area *area)
+{
+	uint64_t rest = area->compacted;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(area->reserved); i++)
+		rest |= area->reserved[i];
+	return !rest && xcr0_valid(head->xcr0) && xcr0_valid(head->xcr0_ever) &&
+	       !(head->xcr0 & ~head->xcr0_ever) && !(area->present & ~head->xcr0_ever);
+}
+
+int fpu_set_extended(struct vcpu *v, guest_va_t from, uint64_t bytes)
+{
+	struct extended_head head;
+	struct xsave_area *area = &v->fpu->area;
+	int rc = -EINVAL;
+
+	if (bytes < sizeof(head) + sizeof(*area) || bytes > fpu_extended_bytes())
+		return rc;
+	if (copy_from_guest(&head, from, sizeof(head)))
+		return -EFAULT;
+	make_initial(v->fpu);
+	/* Where it stays, so that what is checked is what is loaded. */
+	if (copy_from_guest(area, GUEST_VA(from.v + sizeof(head)), bytes - sizeof(head)))
+		rc = -EFAULT;
+	else if (loadable(&head, area))
+		rc = 0;
+	if (rc) {
+		make_initial(v->fpu);
+		return rc;
+	}
+	area->legacy.mxcsr &= mxcsr_mask;
+	v->fpu->xcr0 = head.xcr0;
+	return 0;
 }

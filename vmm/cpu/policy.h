@@ -60,5 +60,12 @@ uint64_t fpu_xcr0(const struct vcpu *v);
 /* The legacy 512 bytes, for vcpu_guest_context; of a vCPU whose state is not in a processor. */
 void fpu_get_legacy(const struct vcpu *v, void *out512);
 void fpu_set_legacy(struct vcpu *v, const void *in512);
+/* The same with all of it, as domctl's extstate has it: XCR0, what XCR0 may have been, the area in the standard format. 0 bytes: there is no XSAVE. */
+uint64_t fpu_extended_bytes(void);
+int fpu_get_extended(const struct vcpu *v, guest_va_t to);
+int fpu_set_extended(
+	struct vcpu *v, guest_va_t from,
+	uint64_t
+		bytes); /* -EINVAL: nothing that this processor can load; the state is the initial one then */
 
 #endif

@@ -91,13 +91,6 @@ static int each_frame(struct domain *d, int (*fn)(struct domain *d, struct frame
 
 /* ---- vCPUs ---- */
 
-static void put_table(mfn_t *m)
-{
-	if (!mfn_eq(*m, MFN_NONE))
-		frame_put_both(mfn_frame(*m));
-	*m = MFN_NONE;
-}
-
 /* Everything that a vCPU holds of the domain's frames. */
 static int vcpu_let_go(struct vcpu *v)
 {
@@ -106,17 +99,17 @@ static int vcpu_let_go(struct vcpu *v)
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < GDT_PAGES; i++)
-		put_table(&v->gdt[i]);
+		vcpu_put_table(&v->gdt[i]);
 	desc_ldt_drop(v);
-	put_table(&v->table_user);
+	vcpu_put_table(&v->table_user);
 	if (!page_lock_again(v->domain))
-		put_table(&v->table_kernel);
+		vcpu_put_table(&v->table_kernel);
 	rc = mfn_eq(v->table_kernel, MFN_NONE) ? 0 : -ERESTART;
 	page_unlock(v->domain);
-	/* Nobody sends it events any more; whoever looks finds the shared page. */
+	/* Nobody sends it events any more; whoever looks finds the page it had at first. */
 	if (!rc && !mfn_eq(v->info_frame, MFN_NONE)) {
-		v->info = &v->domain->shared_info->vcpu_info[0];
-		put_table(&v->info_frame);
+		v->info = v->info_page ? v->info_page : &v->domain->shared_info->vcpu_info[0];
+		vcpu_put_table(&v->info_frame);
 	}
 	return rc;
 }
@@ -138,6 +131,24 @@ static void vcpu_free(struct vcpu *v)
 	heap_free_pages(v->info_page, 0);
 	v->domain->vcpu[v->id] = NULL;
 	heap_zfree(v, sizeof(*v));
+}
+
+/* What takes the place of a dead domain's shared page, for the clock and debug keys, which do not ask. */
+static _Alignas(PAGE_SIZE) char nobodys[PAGE_SIZE];
+
+static void unshare(struct domain *d)
+{
+	mfn_t m = ptr_to_mfn(d->shared_info);
+	struct shared_info *s = (struct shared_info *)(void *)nobodys;
+
+	_Static_assert(sizeof(*s) <= sizeof(nobodys), "it is a page of its own");
+	for (unsigned i = 0; i < d->nr_vcpus; i++) {
+		if (d->vcpu[i] && !d->vcpu[i]->info_page)
+			WRITE_ONCE(d->vcpu[i]->info, &s->vcpu_info[0]);
+	}
+	domain_replace_shared_info(d, s);
+	domain_unshare(d, m);
+	grants_unshare(d);
 }
 
 /* ---- destruction ---- */
@@ -177,8 +188,7 @@ int domain_destroy(struct domain *d)
 			rc = each_frame(d, drop);
 			break;
 		default:
-			grants_unshare(d);
-			domain_unshare(d, ptr_to_mfn(d->shared_info));
+			unshare(d);
 			domain_put(d); /* the creator's */
 			send_global_virq(VIRQ_DOM_EXC);
 		}

@@ -21,6 +21,7 @@
 #include "vmm/platform/time.h"
 #include "vmm/sched/sched.h"
 
+struct domain hypervisor_domain = {.id = DOMID_XEN};
 struct domain *dom0;
 struct domain *domain_list;
 spinlock_t domain_list_lock = SPINLOCK_INIT;

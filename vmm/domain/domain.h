@@ -159,6 +159,8 @@ struct domain {
 	struct timer watchdog[2]; /* SCHEDOP_watchdog, hypercall/sched_op.h */
 };
 
+/* DOMID_XEN: owns the frames of the hypervisor's that whoever has the right to may map. On no list, has nothing else, never ends. */
+extern struct domain hypervisor_domain;
 extern struct domain *dom0;
 extern struct domain *domain_list;
 extern spinlock_t domain_list_lock;
@@ -176,9 +178,14 @@ void domain_unreferred(struct domain *d);
 void domain_unlist(struct domain *d);
 void domain_reaper_init(void);
 int vcpu_create(struct domain *d, unsigned id, struct vcpu **out);
-/* All of a vCPU's registers and tables, as VCPUOP_initialise and the toolstack have them; it does not run. 0 or negative. */
+/*
+ * All of a vCPU's registers and tables, as VCPUOP_initialise and the toolstack have them, in place of what it had. It does not run, and nobody else does the
+ * same. 0 or negative: it has what it had, GDT and debug registers aside.
+ */
 int vcpu_set_context(struct vcpu *v, const struct vcpu_guest_context *c);
 void vcpu_get_context(struct vcpu *v, struct vcpu_guest_context *c);
+/* Give up a table or another frame that a vCPU holds with its type; MFN_NONE then. The page lock is held when it is a table. */
+void vcpu_put_table(mfn_t *m);
 
 /* NULL: the domain has no such vCPU. */
 static inline struct vcpu *domain_vcpu(const struct domain *d, uint64_t id)

@@ -30,7 +30,7 @@ static int check(const struct vcpu_guest_context *c)
 	return 0;
 }
 
-/* Hold the tables of the context. Both or none. */
+/* Hold the tables of the context instead of those that there are. Both or none. */
 static int hold_tables(struct vcpu *v, const struct vcpu_guest_context *c)
 {
 	struct domain *d = v->domain;
@@ -46,17 +46,27 @@ static int hold_tables(struct vcpu *v, const struct vcpu_guest_context *c)
 		if (rc)
 			frame_put_both(mfn_frame(kernel));
 	}
+	if (!rc) {
+		desc_ldt_drop(v);
+		vcpu_put_table(&v->table_kernel);
+		vcpu_put_table(&v->table_user);
+		v->table_kernel = kernel;
+		v->table_user = has_user ? user : MFN_NONE;
+	}
 	page_unlock(d);
-	if (rc)
-		return rc;
-	v->table_kernel = kernel;
-	v->table_user = has_user ? user : MFN_NONE;
-	return 0;
+	return rc;
+}
+
+void vcpu_put_table(mfn_t *m)
+{
+	if (!mfn_eq(*m, MFN_NONE))
+		frame_put_both(mfn_frame(*m));
+	*m = MFN_NONE;
 }
 
 int vcpu_set_context(struct vcpu *v, const struct vcpu_guest_context *c)
 {
-	int rc = v->initialised ? -EEXIST : check(c);
+	int rc = check(c);
 
 	if (rc)
 		return rc;

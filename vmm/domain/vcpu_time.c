@@ -117,14 +117,23 @@ void vcpu_areas_update(struct vcpu *v)
 
 /* ---- wall clock ---- */
 
+static spinlock_t wallclock_lock = SPINLOCK_INIT;
+
+void domain_replace_shared_info(struct domain *d, struct shared_info *s)
+{
+	spin_lock(&wallclock_lock);
+	d->shared_info = s;
+	spin_unlock(&wallclock_lock);
+}
+
 void domain_update_wallclock(struct domain *d)
 {
-	static spinlock_t lock = SPINLOCK_INIT;
-	struct shared_info *s = d->shared_info;
+	struct shared_info *s;
 	uint64_t seconds;
 	uint32_t ns, version;
 
-	spin_lock(&lock);
+	spin_lock(&wallclock_lock);
+	s = d->shared_info;
 	time_wallclock(&seconds, &ns);
 	seconds += (uint64_t)d->time_offset;
 	/* A guest that overwrites the version deceives itself only. */
@@ -136,7 +145,7 @@ void domain_update_wallclock(struct domain *d)
 	s->wc_nsec = ns;
 	barrier();
 	WRITE_ONCE(s->wc_version, version + 1);
-	spin_unlock(&lock);
+	spin_unlock(&wallclock_lock);
 }
 
 /* ---- timers ---- */

@@ -15,6 +15,8 @@ void vcpu_areas_update(struct vcpu *v);
 
 /* Write the wall clock into the shared page: at creation, and after time_set_wallclock. Any context but interrupt handlers. */
 void domain_update_wallclock(struct domain *d);
+/* A domain that ends has another page in place of its shared one; nobody writes to the old one when this returns. */
+void domain_replace_shared_info(struct domain *d, struct shared_info *s);
 
 /* Set up the vCPU's three timers; move them to the CPU where it runs; end them before it is freed. */
 void vcpu_timers_init(struct vcpu *v);

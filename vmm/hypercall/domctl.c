@@ -76,7 +76,7 @@ void domain_info(struct domain *d, struct xen_domctl_getdomaininfo *out)
 		     (uint32_t)d->shutdown_code << XEN_DOMINF_shutdownshift;
 	out->tot_pages = d->pages;
 	out->max_pages = d->pages_max;
-	out->shared_info_frame = ptr_to_mfn(d->shared_info).v;
+	out->shared_info_frame = d->dying ? MFN_NONE.v : ptr_to_mfn(d->shared_info).v;
 	out->ssidref = d->ssidref;
 	memcpy(out->handle, d->uuid, sizeof(out->handle));
 }
@@ -312,8 +312,8 @@ long do_domctl(arg_t arg)
 	}
 	if (d)
 		domain_put(d);
-	/* One that goes on later has its progress in there. */
-	if ((!rc || rc == -ERESTART) && answers && copy_to_guest(GUEST_VA(arg), &op, sizeof(op)))
+	/* One that goes on later has its progress in there, some that fail have where. */
+	if (rc != -EFAULT && answers && copy_to_guest(GUEST_VA(arg), &op, sizeof(op)))
 		rc = -EFAULT;
 	return rc;
 }

@@ -2,7 +2,10 @@
 /* See domctl_guest.h. What they are given is dom0's, and is checked as if it were a guest's: it becomes state of one. */
 #include "vmm/hypercall/domctl_guest.h"
 
+#include <xen/sched.h>
+
 #include "vmm/cpu/policy.h"
+#include "vmm/domain/vcpu_time.h"
 #include "vmm/hypercall/hypercall.h"
 #include "vmm/hypercall/sysctl_cpu.h"
 #include "vmm/hypercall/table.h"
@@ -13,6 +16,7 @@
 #include "vmm/sched/sched.h"
 
 #define PAGE_INFO_AT_ONCE 64u
+#define MSRS_MOST	  64u
 
 /* The TSC is never emulated: the modes in which that is right. (xen's asm-x86/time.h is not public.) */
 #define TSC_DEFAULT 0u
@@ -94,11 +98,73 @@ static long set_vcpu_context(struct domain *d, const struct xen_domctl_vcpuconte
 		return -EINVAL;
 	if (from_guest(&context, op->ctxt, 0))
 		return -EFAULT;
+	/* Stopped, so that it does not do the same to another of its vCPUs. */
+	domain_pause(d);
 	rc = vcpu_set_context(v, &context);
-	if (rc)
-		return rc;
-	v->down = !(context.flags & VGCF_online);
-	vcpu_wake(v);
+	if (!rc)
+		v->down = !(context.flags & VGCF_online);
+	/* Who builds a domain clears its shared page. */
+	if (!rc && v->id == 0)
+		domain_update_wallclock(d);
+	domain_unpause(d);
+	return rc;
+}
+
+static long ext_state(struct domain *d, struct xen_domctl_vcpuextstate *op, bool set)
+{
+	struct vcpu *v = domain_vcpu(d, op->vcpu);
+	uint64_t bytes = fpu_extended_bytes();
+	long rc = 0;
+
+	if (!v)
+		return -ESRCH;
+	if (!set) {
+		op->xfeature_mask = cpu_features.xsave ? cpu_features.xcr0 : 0;
+		if (op->size && op->size < bytes)
+			return -EINVAL;
+	}
+	if (!set && (!op->size || !bytes)) {
+		op->size = bytes;
+		return 0;
+	}
+	domain_pause(d);
+	rc = set ? fpu_set_extended(v, GUEST_VA(op->buffer.p), op->size)
+		 : fpu_get_extended(v, GUEST_VA(op->buffer.p));
+	domain_unpause(d);
+	if (!set)
+		op->size = bytes;
+	return rc;
+}
+
+/* The MSRs that PV guests may have values in are none that we have: those of AMD's breakpoint masks. Zeroes can be given to us. */
+static long vcpu_msrs(struct domain *d, struct xen_domctl_vcpu_msrs *op, bool set)
+{
+	if (!domain_vcpu(d, op->vcpu))
+		return -EINVAL;
+	for (uint32_t i = 0; set && i < op->msr_count; i++) {
+		struct xen_domctl_vcpu_msr m;
+
+		if (i == MSRS_MOST || from_guest(&m, op->msrs, i))
+			return i == MSRS_MOST ? -E2BIG : -EFAULT;
+		if (m.value || m.reserved) {
+			op->msr_count = i;
+			return -EINVAL;
+		}
+	}
+	if (!set)
+		op->msr_count = 0;
+	return 0;
+}
+
+/* It shut down to be suspended and goes on here after all. */
+static long resume(struct domain *d)
+{
+	if (!d->shut_down || d->shutdown_code != SHUTDOWN_suspend)
+		return -EINVAL;
+	domain_pause(d);
+	d->shut_down = false;
+	d->shutdown_code = 0;
+	domain_unpause(d);
 	return 0;
 }
 
@@ -225,6 +291,14 @@ long domctl_guest(struct domain *d, struct xen_domctl *op, bool *answers)
 		return hypercall_page(d, op->u.hypercall_init.gmfn);
 	case XEN_DOMCTL_setvcpucontext:
 		return set_vcpu_context(d, &op->u.vcpucontext);
+	case XEN_DOMCTL_getvcpuextstate:
+	case XEN_DOMCTL_setvcpuextstate:
+		return ext_state(d, &op->u.vcpuextstate, op->cmd == XEN_DOMCTL_setvcpuextstate);
+	case XEN_DOMCTL_get_vcpu_msrs:
+	case XEN_DOMCTL_set_vcpu_msrs:
+		return vcpu_msrs(d, &op->u.vcpu_msrs, op->cmd == XEN_DOMCTL_set_vcpu_msrs);
+	case XEN_DOMCTL_resumedomain:
+		return resume(d);
 	case XEN_DOMCTL_get_ext_vcpucontext:
 	case XEN_DOMCTL_set_ext_vcpucontext:
 		return ext_vcpu_context(d, &op->u.ext_vcpucontext,

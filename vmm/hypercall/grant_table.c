@@ -63,6 +63,7 @@ struct mapping {
 
 struct grant_state {
 	spinlock_t lock;
+	bool unshared; /* the frames are not ours to write any more */
 	uint32_t nr_frames, max_frames;
 	struct grant_entry_v1 *frame[FRAMES_MAX];
 	struct active *active[FRAMES_MAX]; /* ACTIVE_ORDER pages for each frame */
@@ -129,7 +130,7 @@ int grants_create(struct domain *d, int max_frames, int max_maptrack_frames)
 	g->max_frames = (uint32_t)max_frames;
 	g->max_maptrack = (uint32_t)max_maptrack_frames;
 	g->free_handle = NO_HANDLE;
-	g->maptrack = heap_zalloc(g->max_maptrack * sizeof(*g->maptrack));
+	g->maptrack = heap_zalloc(g->max_maptrack * sizeof(void *));
 	if (g->maptrack && !grow_table(d, 1))
 		return 0;
 	grants_free(d);
@@ -138,8 +139,16 @@ int grants_create(struct domain *d, int max_frames, int max_maptrack_frames)
 
 void grants_unshare(struct domain *d)
 {
-	for (uint32_t i = 0; d->grants && i < d->grants->nr_frames; i++)
-		domain_unshare(d, ptr_to_mfn(d->grants->frame[i]));
+	struct grant_state *g = d->grants;
+
+	if (!g)
+		return;
+	/* Pins of others' may be left, which end later. */
+	spin_lock(&g->lock);
+	g->unshared = true;
+	spin_unlock(&g->lock);
+	for (uint32_t i = 0; i < g->nr_frames; i++)
+		domain_unshare(d, ptr_to_mfn(g->frame[i]));
 }
 
 void grants_free(struct domain *d)
@@ -150,9 +159,9 @@ void grants_free(struct domain *d)
 		return;
 	for (uint32_t i = 0; i < g->nr_frames; i++)
 		heap_zfree(g->active[i], ACTIVE_BYTES);
-	for (uint32_t i = 0; i < g->nr_maptrack; i++)
+	for (uint32_t i = 0; g->maptrack && i < g->nr_maptrack; i++)
 		heap_free_pages(g->maptrack[i], 0);
-	heap_zfree(g->maptrack, g->max_maptrack * sizeof(*g->maptrack));
+	heap_zfree(g->maptrack, g->max_maptrack * sizeof(void *));
 	heap_zfree(g, sizeof(*g));
 	d->grants = NULL;
 }
@@ -188,11 +197,14 @@ static int mark_used(struct grant_entry_v1 *e, domid_t who, bool write)
 	return GNTST_okay;
 }
 
-static void mark_unused(struct grant_entry_v1 *e, const struct active *a)
+/* The granter's lock is held. */
+static void mark_unused(const struct grant_state *g, uint32_t ref)
 {
+	const struct active *a = active_of(g, ref);
 	uint16_t gone = (a->writers ? 0 : GTF_writing) | (a->readers || a->writers ? 0 : IN_USE);
 
-	__atomic_fetch_and(&e->flags, (uint16_t)~gone, __ATOMIC_SEQ_CST);
+	if (!g->unshared)
+		__atomic_fetch_and(&entry_of(g, ref)->flags, (uint16_t)~gone, __ATOMIC_SEQ_CST);
 }
 
 /* The granter's lock is held. */
@@ -226,7 +238,7 @@ static int pin_locked(struct domain *granter, uint32_t ref, domid_t who, bool wr
 	else
 		rc = frame_get(mfn_frame(frame), granter) ? 0 : GNTST_bad_page;
 	if (rc) {
-		mark_unused(entry_of(g, ref), a);
+		mark_unused(g, ref);
 		return rc;
 	}
 	a->mfn = *m = frame;
@@ -260,7 +272,7 @@ static void unpin(struct domain *granter, uint32_t ref, bool write)
 		a->writers--;
 	else
 		a->readers--;
-	mark_unused(entry_of(g, ref), a);
+	mark_unused(g, ref);
 	spin_unlock(&g->lock);
 	/* Perhaps the granter's last frame, and with it the granter. */
 	put_frame(m, write);

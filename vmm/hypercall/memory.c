@@ -15,10 +15,11 @@
 #include "vmm/mm/page_type.h"
 
 /* The upper bits of the command tell a try that goes on where it was. */
-#define COMMAND_BITS 6
-#define COMMAND_MASK ((1u << COMMAND_BITS) - 1)
-#define ORDER_DOM0   10u
-#define ORDER_OTHERS 0u
+#define COMMAND_BITS   6
+#define COMMAND_MASK   ((1u << COMMAND_BITS) - 1)
+#define ORDER_DOM0     10u
+#define ORDER_OTHERS   0u
+#define MACHPHYS_PIECE 512ul /* frames */
 
 typedef struct xen_memory_reservation reservation_t;
 
@@ -241,7 +242,8 @@ static long exchange(arg_t command, arg_t arg)
 
 /* ---- facts ---- */
 
-static long reservation(arg_t arg, bool maximum)
+/* A number of pages that a domain has, may have, or says that it uses numbers for: the last pseudo-physical one then. */
+static long reservation(arg_t arg, unsigned command)
 {
 	struct domain *d;
 	domid_t id;
@@ -253,7 +255,12 @@ static long reservation(arg_t arg, bool maximum)
 	rc = subject(id, &d);
 	if (rc)
 		return rc;
-	pages = (long)(maximum ? d->pages_max : d->pages);
+	if (command == XENMEM_current_reservation)
+		pages = (long)d->pages;
+	else if (command == XENMEM_maximum_reservation)
+		pages = (long)d->pages_max;
+	else
+		pages = (long)MAX(READ_ONCE(d->shared_info->arch.max_pfn), 1ul) - 1;
 	domain_put(d);
 	return pages;
 }
@@ -278,6 +285,27 @@ static long machphys_mapping(arg_t arg)
 		.v_start = M2P_BASE, .v_end = M2P_BASE + frame_max * 8, .max_mfn = frame_max - 1};
 
 	return copy_to_guest(GUEST_VA(arg), &m, sizeof(m));
+}
+
+/* The table's frames in pieces of 2 MiB, for who maps them itself. */
+static long machphys_frames(arg_t arg)
+{
+	struct xen_machphys_mfn_list op;
+	mfn_t first;
+	uint64_t nr = map_m2p(&first) / MACHPHYS_PIECE;
+
+	if (!current->domain->privileged)
+		return -EPERM;
+	if (copy_from_guest(&op, GUEST_VA(arg), sizeof(op)))
+		return -EFAULT;
+	op.nr_extents = (unsigned)MIN(nr, op.max_extents);
+	for (unsigned i = 0; i < op.nr_extents; i++) {
+		xen_pfn_t mfn = first.v + i * MACHPHYS_PIECE;
+
+		if (to_guest(op.extent_start, i, &mfn))
+			return -EFAULT;
+	}
+	return copy_to_guest(GUEST_VA(arg), &op, sizeof(op));
 }
 
 struct e820_entry {
@@ -321,13 +349,16 @@ long do_memory_op(arg_t command, arg_t arg)
 	case XENMEM_maximum_ram_page:
 		return (long)frame_max - 1;
 	case XENMEM_current_reservation:
-		return reservation(arg, false);
 	case XENMEM_maximum_reservation:
-		return reservation(arg, true);
+	case XENMEM_maximum_gpfn:
+		return reservation(arg, command & COMMAND_MASK);
 	case XENMEM_claim_pages:
 		return claim_pages(arg);
-	case XENMEM_acquire_resource:
-		return -EOPNOTSUPP; /* for tools, which then map the frames themselves */
+	case XENMEM_acquire_resource: /* tools then map the frames themselves */
+	case XENMEM_get_vnumainfo:    /* no domain has virtual nodes */
+		return -EOPNOTSUPP;
+	case XENMEM_machphys_mfn_list:
+		return machphys_frames(arg);
 	case XENMEM_machphys_mapping:
 		return machphys_mapping(arg);
 	case XENMEM_machine_memory_map:

@@ -30,15 +30,19 @@ static inline int subject_get(domid_t id, struct domain **out)
 		return 0;
 	if (!self->privileged)
 		return -EPERM;
-	if (id == DOMID_IO || id == DOMID_XEN)
+	if (id == DOMID_IO)
 		return 0; /* device memory needs no owner */
+	if (id == DOMID_XEN) {
+		*out = &hypervisor_domain;
+		return 0;
+	}
 	*out = domain_get(id);
 	return *out ? 0 : -ESRCH;
 }
 
 static void subject_put(struct domain *d)
 {
-	if (d && d != current->domain)
+	if (d && d != current->domain && d != &hypervisor_domain)
 		domain_put(d);
 }
 
@@ -398,7 +402,7 @@ static int one_op(const struct mmuext_op *o, struct domain *subject)
 	int rc = 0;
 
 	/* For another domain: nothing but its tables, for who builds or restores it. */
-	if (subject != d && !is_pinning(o->cmd))
+	if (subject != d && (!is_pinning(o->cmd) || subject == &hypervisor_domain))
 		return -EPERM;
 	switch (o->cmd) {
 	case MMUEXT_TLB_FLUSH_LOCAL:

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "vmm/hypercall/sysctl_cpu.h"
 
+#include <xen/arch-x86/cpufeatureset.h>
+
 #include "vmm/cpu/policy.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/string.h"
@@ -145,7 +147,7 @@ long cpu_featureset(struct xen_sysctl_cpu_featureset *op)
 
 struct leaves {
 	const struct domain *d;
-	XEN_GUEST_HANDLE_64(xen_cpuid_leaf_t) to;
+	guest_va_t to;
 	uint32_t nr, most;
 	long rc;
 };
@@ -157,7 +159,7 @@ static struct cpuid add_leaf(struct leaves *l, uint32_t leaf, uint32_t subleaf)
 
 	if (l->nr >= l->most)
 		l->rc = -ENOBUFS;
-	else if (to_guest(l->to, l->nr, &out))
+	else if (copy_to_guest(GUEST_VA(l->to.v + l->nr * sizeof(out)), &out, sizeof(out)))
 		l->rc = -EFAULT;
 	else
 		l->nr++;
@@ -193,18 +195,17 @@ static void add_subleaves(struct leaves *l, uint32_t leaf)
 }
 
 /* All leaves and MSRs of a view, or with no place for them, how many there may be. Both structures of the ABI have the same four fields. */
-#define SERIALISE(view, op)                               \
-	serialise((view), (op)->leaves, &(op)->nr_leaves, \
-		  (XEN_GUEST_HANDLE_64(xen_msr_entry_t)){(op)->msrs.p}, &(op)->nr_msrs)
+#define SERIALISE(view, op)                                                                   \
+	serialise((view), GUEST_VA((op)->leaves.p), &(op)->nr_leaves, GUEST_VA((op)->msrs.p), \
+		  &(op)->nr_msrs)
 
-static long serialise(const struct domain *d, XEN_GUEST_HANDLE_64(xen_cpuid_leaf_t) leaves,
-		      uint32_t *nr_leaves, XEN_GUEST_HANDLE_64(xen_msr_entry_t) entries,
-		      uint32_t *nr_msrs)
+static long serialise(const struct domain *d, guest_va_t leaves, uint32_t *nr_leaves,
+		      guest_va_t entries, uint32_t *nr_msrs)
 {
 	static const uint32_t msrs[] = {0xce, MSR_ARCH_CAPS};
 	struct leaves l = {.d = d, .to = leaves, .most = *nr_leaves};
 
-	if (leaves.p) {
+	if (leaves.v) {
 		uint32_t basic = leaf_of(d, 0, 0).a, extended = leaf_of(d, 0x80000000, 0).a;
 
 		for (uint32_t i = 0; i <= MIN(basic, BASIC_LAST) && !l.rc; i++)
@@ -214,14 +215,14 @@ static long serialise(const struct domain *d, XEN_GUEST_HANDLE_64(xen_cpuid_leaf
 		if (l.rc)
 			return l.rc;
 	}
-	*nr_leaves = leaves.p ? l.nr : LEAVES_MAX;
+	*nr_leaves = leaves.v ? l.nr : LEAVES_MAX;
 	/* Their bits mean features that PV guests do not get. */
-	for (uint32_t i = 0; entries.p && i < ARRAY_SIZE(msrs); i++) {
+	for (uint32_t i = 0; entries.v && i < ARRAY_SIZE(msrs); i++) {
 		xen_msr_entry_t out = {.idx = msrs[i]};
 
 		if (i >= *nr_msrs)
 			return -ENOBUFS;
-		if (to_guest(entries, i, &out))
+		if (copy_to_guest(GUEST_VA(entries.v + i * sizeof(out)), &out, sizeof(out)))
 			return -EFAULT;
 	}
 	*nr_msrs = ARRAY_SIZE(msrs);
@@ -248,6 +249,16 @@ long cpu_policy_get(const struct domain *d, struct xen_domctl_cpu_policy *op)
 	return SERIALISE(d, op);
 }
 
+/* What the tools copy from the processor into a PV guest's policy, for its programs see that; its kernel does not. */
+static uint32_t topology_bits(const struct feature_word *f)
+{
+	if (f->leaf == 1 && f->reg == 'd')
+		return 1u << (XEN_X86_FEATURE_HTT % 32);
+	if (f->leaf == 0x80000001 && f->reg == 'c')
+		return 1u << (XEN_X86_FEATURE_CMP_LEGACY % 32);
+	return 0;
+}
+
 /* What a guest's programs see is the processor: a policy can hide features from its kernel, and can add none. */
 long cpu_policy_set(struct domain *d, struct xen_domctl_cpu_policy *op)
 {
@@ -270,7 +281,8 @@ long cpu_policy_set(struct domain *d, struct xen_domctl_cpu_policy *op)
 
 			if (!f->reg || f->leaf != in.leaf || f->subleaf != in.subleaf)
 				continue;
-			if (*cpuid_register(&asked, f->reg) & ~*cpuid_register(&have, f->reg)) {
+			if (*cpuid_register(&asked, f->reg) & ~*cpuid_register(&have, f->reg) &
+			    ~topology_bits(f)) {
 				op->err_leaf = in.leaf;
 				op->err_subleaf = in.subleaf;
 				return -EINVAL;

@@ -23,7 +23,7 @@ static long initialise(struct vcpu *v, arg_t arg)
 	/* No lock, for others would wait while its tables are checked. */
 	if (__atomic_exchange_n(&v->initialising, true, __ATOMIC_SEQ_CST))
 		return -EEXIST;
-	rc = vcpu_set_context(v, &context);
+	rc = v->initialised ? -EEXIST : vcpu_set_context(v, &context);
 	__atomic_store_n(&v->initialising, false, __ATOMIC_SEQ_CST);
 	return rc;
 }

@@ -79,7 +79,8 @@ static void count_frame(struct audit *a, const struct frame *f)
 
 	a->frames++;
 	if (f->ref & REF_ALLOCATED)
-		held(a, frame_mfn(f), f->ref & REF_HYPERVISOR ? TYPE_WRITABLE : TYPE_NONE);
+		held(a, frame_mfn(f),
+		     f->ref & REF_HYPERVISOR ? (enum page_type)type_of(f->type) : TYPE_NONE);
 	if (f->type & TYPE_PARTIAL)
 		held(a, frame_mfn(f), TYPE_NONE);
 	if (f->type & TYPE_PINNED)

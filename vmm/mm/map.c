@@ -8,6 +8,8 @@
  */
 #include "vmm/mm/map.h"
 
+#include "vmm/domain/domain.h"
+
 #include "vmm/boot/boot.h"
 #include "vmm/cpu/mitigation.h"
 #include "vmm/cpu/pcpu.h"
@@ -208,6 +210,18 @@ static void map_image(void)
 		  (uint64_t)image_end - (uint64_t)rodata_end, global | PTE_RW | nx);
 }
 
+/* Its frames may be mapped by who saves domains, to be read: they are in use as something else than to be written for ever. */
+static void map_share_m2p(void)
+{
+	for (uint64_t i = 0; i < m2p_bytes >> PAGE_SHIFT; i++) {
+		struct frame *f = mfn_frame(MFN(ptr_to_mfn(m2p).v + i));
+
+		f->owner = &hypervisor_domain;
+		f->ref = REF_ALLOCATED | REF_HYPERVISOR | 1;
+		f->type = (uint64_t)TYPE_DESC << TYPE_SHIFT | 1;
+	}
+}
+
 void map_init(void)
 {
 	uint64_t end = ram_end(), frames_bytes;
@@ -244,11 +258,19 @@ void map_init(void)
 		bug(__FILE__, __LINE__, "no memory for the first processor");
 	write_cr3(map_hv_l4().v << PAGE_SHIFT);
 	mark_ram();
+	map_share_m2p();
 	each_free_range(give_to_heap);
 	heap_ready = true;
 	log_info("memory: %llu MiB in all, %llu MiB free, frame table %llu MiB",
-		 (unsigned long long)(ram_frames >> 8), (unsigned long long)(heap_free_frames() >> 8),
+		 (unsigned long long)(ram_frames >> 8),
+		 (unsigned long long)(heap_free_frames() >> 8),
 		 (unsigned long long)(frames_bytes >> 20));
+}
+
+uint64_t map_m2p(mfn_t *first)
+{
+	*first = ptr_to_mfn(m2p);
+	return m2p_bytes >> PAGE_SHIFT;
 }
 
 mfn_t map_hv_l4(void)
