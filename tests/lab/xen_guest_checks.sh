@@ -261,19 +261,19 @@ times_out()
 	goes_on tiny
 }
 
-# A guest that stops when its time is over: it is resumed, not forgotten.
+# A guest that stops when its time is over: it is resumed, not forgotten. It is paused meanwhile; one that was quicker is asked again.
 stops_late()
 {
-	local said status ms
+	local said status try
 
-	for ms in 1 3 6 12 20 30 45 65 90 120 160 220 300 400 550 750 1000; do
+	for try in $(seq 20); do
 		status=0
-		said=$("$scratch" suspend-late tiny "$ms") || status=$?
-		[ $status != 1 ] || say "$ms ms: $said" || return 1
-		goes_on tiny || say "$ms ms: $said" || return 1
-		[ $status != 0 ] || { echo "$ms ms: $said"; return 0; }
+		said=$("$scratch" suspend-late tiny "$(xl domid tiny)" 3000) || status=$?
+		[ $status != 1 ] || say "try $try: $said" || return 1
+		goes_on tiny || say "try $try: $said" || return 1
+		[ $status != 0 ] || { echo "try $try: $said"; return 0; }
 	done
-	say "no time was between too little and too much: $said"
+	say "it was never paused in time: $said"
 }
 
 refuses()

@@ -8,6 +8,7 @@
  *	xen_scratch restore FILE lie=NAME	the same with one thing in the file forged; must be refused
  *	xen_scratch cycle GUEST FILE N		save and restore N times
  *	xen_scratch suspend-timeout GUEST MS	the suspend must time out and leave the guest running
+ *	xen_scratch suspend-late GUEST DOMID MS	it is paused after it began to suspend until the time is over; then it goes on
  *	xen_scratch describe GUEST
  *	xen_scratch precheck FILE
  *
@@ -16,15 +17,18 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include <xenstore.h>
 
 #include "migrate/guest_xen.h"
 #include "migrate/page_scan.h"
+#include "migrate/xen_calls.h"
 
 static struct pgr_error err;
 
@@ -465,19 +469,74 @@ static int suspend_timeout(const char *name, unsigned ms)
 	return rc == -ETIMEDOUT ? 0 : 1;
 }
 
-/*
- * Give the guest so little time that it has begun when it is over. 0: so it was, and it was resumed when it had stopped after all, or it never did
- * stop; 4: too little or too much time.
- */
-static int suspend_late(const char *name, unsigned ms)
+/* The domain to be paused as soon as it has begun to suspend: when it takes the request out of Xenstore. */
+struct pauser {
+	struct xen_calls calls;
+	struct xs_handle *xs;
+	uint32_t domid;
+	char path[64];
+	int rc; /* of the pause */
+};
+
+static int set_paused(struct pauser *p, bool paused)
 {
+	struct xen_domctl op = {.cmd = paused ? XEN_DOMCTL_pausedomain : XEN_DOMCTL_unpausedomain,
+				.domain = (domid_t)p->domid};
+
+	return xen_domctl(&p->calls, &op);
+}
+
+static void *pause_when_begun(void *arg)
+{
+	struct pauser *p = arg;
+	bool asked = false;
+	unsigned n;
+	char *value, **event;
+
+	for (;;) {
+		event = xs_read_watch(p->xs, &n);
+		if (!event)
+			return NULL;
+		free(event);
+		value = xs_read(p->xs, XBT_NULL, p->path, &n);
+		if (value && !strcmp(value, "suspend")) {
+			asked = true;
+		} else if (asked) {
+			p->rc = set_paused(p, true);
+			free(value);
+			return NULL;
+		}
+		free(value);
+	}
+}
+
+/*
+ * Pause the guest in the middle of its suspend until the time is over. 0: so it was, and it was resumed when it had stopped after all, or it never
+ * did stop; 4: it had stopped before it could be paused, or did not begin.
+ */
+static int suspend_late(const char *name, unsigned domid, unsigned ms)
+{
+	struct pauser p = {.domid = domid, .rc = -EAGAIN};
 	struct guest_source *g;
+	pthread_t thread;
 	int rc, tries = 0;
 
-	if (guest_xen_source_open(name, &g, &err))
+	if (guest_xen_source_open(name, &g, &err) || xen_calls_open(&p.calls, &err))
 		return failed("open");
+	p.xs = xs_open(0);
+	snprintf(p.path, sizeof(p.path), "/local/domain/%u/control/shutdown", p.domid);
+	if (!p.xs || !xs_watch(p.xs, p.path, "late") ||
+	    pthread_create(&thread, NULL, pause_when_begun, &p))
+		return failed("watch");
 	rc = g->ops->suspend(g, ms, &err);
 	printf("suspend: %d %s\n", rc, rc ? err.text : "suspended");
+	if (rc == -ETIMEDOUT)
+		pthread_cancel(thread);
+	pthread_join(thread, NULL);
+	if (!p.rc && set_paused(&p, false))
+		return failed("unpause");
+	xs_close(p.xs);
+	xen_calls_close(&p.calls);
 	if (rc != -ECONNABORTED) {
 		if (g->ops->resume(g, &err))
 			failed("resume");
@@ -544,8 +603,8 @@ int main(int argc, char **argv)
 		return cycle(argv[2], argv[3], atoi(argv[4]));
 	if (argc == 4 && !strcmp(argv[1], "suspend-timeout"))
 		return suspend_timeout(argv[2], (unsigned)atoi(argv[3]));
-	if (argc == 4 && !strcmp(argv[1], "suspend-late"))
-		return suspend_late(argv[2], (unsigned)atoi(argv[3]));
+	if (argc == 5 && !strcmp(argv[1], "suspend-late"))
+		return suspend_late(argv[2], (unsigned)atoi(argv[3]), (unsigned)atoi(argv[4]));
 	if (argc == 3 && !strcmp(argv[1], "describe"))
 		return describe(argv[2]);
 	fprintf(stderr,

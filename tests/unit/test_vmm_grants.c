@@ -235,6 +235,9 @@ static void own(unsigned mfn, struct domain *d)
 
 static void begin(void)
 {
+	/* Those of the test before. */
+	grants_free(&granter);
+	grants_free(&mapper);
 	frame_table = frames;
 	direct_base = ram[0];
 	memset(frames, 0, sizeof(frames));

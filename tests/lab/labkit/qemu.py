@@ -58,7 +58,9 @@ def _disk(options, number, file):
     if options["disk"] == "virtio":
         return words + ["-device", f"virtio-blk-pci,drive=disk{number},{VIRTIO},{slot}"]
     if options["disk"] == "nvme":
-        return words + ["-device", f"nvme,drive=disk{number},serial=lab{number},{slot}"]
+        # Without shadow doorbells, as most controllers are: with them QEMU leaves a line interrupt asserted when the driver has taken an entry that
+        # came while it wrote the doorbell, until the next request; a storm that the kernel ends by "nobody cared".
+        return words + ["-device", f"nvme,dbcs=off,drive=disk{number},serial=lab{number},{slot}"]
     bus = "disks" if _controller(options) else "ide"
     return words + ["-device", f"ide-hd,drive=disk{number},bus={bus}.{number}"]
 
