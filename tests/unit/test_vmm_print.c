@@ -100,7 +100,9 @@ static void lines_have_the_prefix_and_an_end(void)
 static void levels_keep_the_console_short(void)
 {
 	fresh();
-	log_debug("quiet");
+	log_console_level = LOG_WARNING;
+	log_debug("as often as a guest likes");
+	log_info("quiet");
 	log_error("loud");
 	CHECK_STR(console, "(PGR) loud\n");
 	CHECK_STR(ring_text(), "(PGR) quiet\n(PGR) loud\n");

@@ -271,6 +271,9 @@ static void log_print_v(enum log_level level, const char *format, va_list args)
 	uint64_t flags;
 	bool held;
 
+	/* Most of these a guest can cause as often as it likes, and they would push all else out of the ring. */
+	if (level == LOG_DEBUG && log_console_level < LOG_DEBUG)
+		return;
 	format_string_v(text, sizeof(text), format, args);
 	held = lock_console(&flags);
 	do {

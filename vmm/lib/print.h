@@ -13,7 +13,7 @@
 enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
 #define LOG_RING_BYTES (64u << 10)
 
-/* What is printed to the console; the ring gets everything. From the command line's loglvl=. */
+/* What is printed to the console; the ring gets more: all but LOG_DEBUG. From the command line's loglvl=. */
 extern enum log_level log_console_level;
 
 /* One line or several; a missing newline is added. */
