@@ -17,6 +17,7 @@
 /* A real line takes 90 us for each byte, during which interrupts are off. */
 #define CHUNK		       128u
 #define GUEST_BYTES_PER_SECOND 4096u
+#define LINE_BYTES	       16u /* "(PGR) d1234: " and the line's end */
 #define SECOND		       1000000000ull
 /* A person types no faster; somebody who pastes fills the UART's buffer of 16 bytes in 1.4 ms, which flow control is for. */
 #define INPUT_EVERY_NS 20000000ull
@@ -24,7 +25,7 @@
 #define SWITCH_KEY     0x01
 #define SWITCH_COUNT   3u
 
-/* All guests together: the line is one, and it is dom0's. */
+/* All guests together: the line is one, and it is dom0's. What is added to each of their lines counts as well. */
 static bool within_guests_budget(unsigned bytes)
 {
 	static spinlock_t lock = SPINLOCK_INIT;
@@ -48,9 +49,11 @@ static bool within_guests_budget(unsigned bytes)
 /* Each line says whose it is, and nothing in it drives the terminal at the other end. */
 static void log_guest(const struct domain *d, char *text, unsigned length)
 {
-	unsigned start = 0;
+	unsigned start = 0, lines = text[length - 1] != '\n';
 
-	if (!within_guests_budget(length))
+	for (unsigned i = 0; i < length; i++)
+		lines += text[i] == '\n';
+	if (!within_guests_budget(length + lines * LINE_BYTES))
 		return;
 	for (unsigned i = 0; i < length; i++) {
 		if (text[i] == '\n') {
