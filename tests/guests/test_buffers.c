@@ -153,7 +153,8 @@ static void families(void)
 		      {"grant_table_op", __HYPERVISOR_grant_table_op}};
 
 	prepare();
-	limit_memory();
+	if (privileged())
+		limit_memory();
 	for (unsigned f = 0; f < ARRAY_SIZE(family); f++)
 		for (uint64_t command = 0; command < 48; command++)
 			if (!ends_itself(family[f].number, command))

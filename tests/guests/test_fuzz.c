@@ -539,7 +539,8 @@ static void fuzz(void)
 		page[i] = page_alloc();
 	for (uint64_t at = SCRATCH; at < SCRATCH + SCRATCH_SIZE; at += 512 * PAGE_SIZE)
 		map_at(l4_mfn(), at, 0);
-	limit_memory();
+	if (privileged())
+		limit_memory();
 	storm_init();
 	mine.random = noise() | 1;
 	others.random = noise() | 1;

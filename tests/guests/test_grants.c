@@ -3,94 +3,31 @@
  * Grants of a domain to itself, which go the same way as those to another: what is granted is mapped, written, copied and given back, and what is not
  * is refused: after it was revoked, twice given back, more than was granted, a page table, a frame of nobody's, copies across a page's end.
  */
-#include "tests/guests/lib/guest.h"
+#include "tests/guests/lib/grants.h"
 
-#include <xen/grant_table.h>
+static domid_t self;
 
-#define WINDOW	 0x38000000000ull /* where grants are mapped */
-#define FIRST	 8u		  /* entries below are the ABI's */
-#define ENTRIES	 (uint32_t)(4096 / sizeof(struct grant_entry_v1))
-#define REVOKED	 0
-#define GRANTED	 GTF_permit_access
-#define READONLY (GTF_permit_access | GTF_readonly)
-
-static struct grant_entry_v1 *table;
-
-static long grant_op(unsigned command, void *op, unsigned count)
-{
-	return hypercall3(__HYPERVISOR_grant_table_op, command, VA(op), count);
-}
-
-static uint64_t *window_entry(unsigned page)
-{
-	if (!(*entry_at(l4_mfn(), WINDOW, 4) & PTE_P))
-		map_at(l4_mfn(), WINDOW, 0);
-	return entry_at(l4_mfn(), WINDOW + page * 4096ull, 1);
-}
-
-/* The table's first frame, mapped; all of it empty. */
 static void table_map(void)
 {
-	struct gnttab_setup_table op = {.dom = DOMID_SELF, .nr_frames = 1};
-	xen_pfn_t frame = 0;
-
-	if (!table) {
-		set_xen_guest_handle(op.frame_list, &frame);
-		CHECK_EQ("setup_table", grant_op(GNTTABOP_setup_table, &op, 1), 0);
-		CHECK_EQ("its status", op.status, GNTST_okay);
-		CHECK_EQ("the table", set_entry(window_entry(511), frame << 12 | RW), 0);
-		table = (void *)(WINDOW + 511 * 4096ull);
-	}
-	memset(table, 0, 4096);
+	grants_init();
+	self = own_domid();
 }
 
 static void grant(uint32_t ref, uint64_t mfn, uint16_t flags)
 {
-	table[ref].domid = 0;
-	table[ref].frame = (uint32_t)mfn;
-	__atomic_store_n(&table[ref].flags, flags, __ATOMIC_SEQ_CST);
+	grant_to(self, ref, mfn, flags);
 }
 
 static int map(uint32_t ref, unsigned page, uint32_t flags, uint32_t *handle)
 {
-	struct gnttab_map_grant_ref op = {
-		.host_addr = WINDOW + page * 4096ull, .flags = GNTMAP_host_map | flags, .ref = ref};
-
-	if (flags & GNTMAP_contains_pte)
-		op.host_addr = machine_address(window_entry(page));
-	CHECK_EQ("map_grant_ref", grant_op(GNTTABOP_map_grant_ref, &op, 1), 0);
-	*handle = op.handle;
-	return op.status;
-}
-
-static int unmap(uint32_t handle, uint64_t host_addr)
-{
-	struct gnttab_unmap_grant_ref op = {.host_addr = host_addr, .handle = handle};
-
-	CHECK_EQ("unmap_grant_ref", grant_op(GNTTABOP_unmap_grant_ref, &op, 1), 0);
-	return op.status;
+	return grant_map(DOMID_SELF, ref, page, flags, handle);
 }
 
 static int copy(bool from_ref, uint64_t from, unsigned from_offset, bool to_ref, uint64_t to,
 		unsigned to_offset, unsigned bytes)
 {
-	struct gnttab_copy op = {.len = (uint16_t)bytes};
-
-	op.source.domid = op.dest.domid = DOMID_SELF;
-	op.source.offset = (uint16_t)from_offset;
-	op.dest.offset = (uint16_t)to_offset;
-	op.flags =
-		(uint16_t)((from_ref ? GNTCOPY_source_gref : 0) | (to_ref ? GNTCOPY_dest_gref : 0));
-	if (from_ref)
-		op.source.u.ref = (uint32_t)from;
-	else
-		op.source.u.gmfn = from;
-	if (to_ref)
-		op.dest.u.ref = (uint32_t)to;
-	else
-		op.dest.u.gmfn = to;
-	CHECK_EQ("copy", grant_op(GNTTABOP_copy, &op, 1), 0);
-	return op.status;
+	return grant_copy((struct copy_side){DOMID_SELF, from_ref, from, from_offset},
+			  (struct copy_side){DOMID_SELF, to_ref, to, to_offset}, bytes);
 }
 
 static void poke(uint64_t va)
@@ -127,22 +64,22 @@ static void map_write_unmap(void)
 	table_map();
 	grant(FIRST, mfn_of((void *)(uintptr_t)page), GRANTED);
 	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
-	CHECK_EQ("flags", table[FIRST].flags, GRANTED | GTF_reading | GTF_writing);
+	CHECK_EQ("flags", grant_table[FIRST].flags, GRANTED | GTF_reading | GTF_writing);
 	poke(WINDOW);
 	CHECK_EQ("what was written", page[0], 0x5555);
 	CHECK_EQ("map again, by its entry", map(FIRST, 1, GNTMAP_contains_pte, &second),
 		 GNTST_okay);
 	CHECK(second != handle, "both mappings have the same handle");
 	CHECK_EQ("by the second", *(volatile uint64_t *)(WINDOW + 4096), 0x5555);
-	CHECK_EQ("the wrong place", unmap(handle, WINDOW + 2 * 4096ull), GNTST_bad_virt_addr);
-	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
-	CHECK_EQ("flags while one is left", table[FIRST].flags,
+	CHECK_EQ("the wrong place", grant_unmap(handle, WINDOW + 2 * 4096ull), GNTST_bad_virt_addr);
+	CHECK_EQ("unmap", grant_unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("flags while one is left", grant_table[FIRST].flags,
 		 GRANTED | GTF_reading | GTF_writing);
 	CHECK(!no_fault(poke, WINDOW), "it is mapped still");
-	CHECK_EQ("unmap twice", unmap(handle, WINDOW), GNTST_bad_handle);
-	CHECK_EQ("unmap", unmap(second, machine_address(window_entry(1))), GNTST_okay);
-	CHECK_EQ("flags", table[FIRST].flags, GRANTED);
-	CHECK_EQ("no such handle", unmap(0xfffffff0, WINDOW), GNTST_bad_handle);
+	CHECK_EQ("unmap twice", grant_unmap(handle, WINDOW), GNTST_bad_handle);
+	CHECK_EQ("unmap", grant_unmap(second, machine_address(window_entry(1))), GNTST_okay);
+	CHECK_EQ("flags", grant_table[FIRST].flags, GRANTED);
+	CHECK_EQ("no such handle", grant_unmap(0xfffffff0, WINDOW), GNTST_bad_handle);
 }
 
 static void readonly(void)
@@ -154,14 +91,14 @@ static void readonly(void)
 	page[0] = 7;
 	grant(FIRST, mfn_of((void *)(uintptr_t)page), READONLY);
 	CHECK_EQ("to write", map(FIRST, 0, 0, &handle), GNTST_permission_denied);
-	CHECK_EQ("flags", table[FIRST].flags, READONLY);
+	CHECK_EQ("flags", grant_table[FIRST].flags, READONLY);
 	CHECK_EQ("to read", map(FIRST, 0, GNTMAP_readonly, &handle), GNTST_okay);
-	CHECK_EQ("flags", table[FIRST].flags, READONLY | GTF_reading);
+	CHECK_EQ("flags", grant_table[FIRST].flags, READONLY | GTF_reading);
 	CHECK(!no_fault(poke, WINDOW), "it can be written");
 	CHECK_EQ("what is in it", page[0], 7);
 	/* Making that entry writable would be taking what was not given; the frame is its own, so here it is allowed. */
-	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
-	CHECK_EQ("flags", table[FIRST].flags, READONLY);
+	CHECK_EQ("unmap", grant_unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("flags", grant_table[FIRST].flags, READONLY);
 }
 
 static void revoked(void)
@@ -171,14 +108,14 @@ static void revoked(void)
 
 	table_map();
 	CHECK_EQ("an empty entry", map(FIRST, 0, 0, &handle), GNTST_bad_gntref);
-	CHECK_EQ("behind the table", map(ENTRIES * 64, 0, 0, &handle), GNTST_bad_gntref);
+	CHECK_EQ("behind the table", map(GRANT_ENTRIES * 64, 0, 0, &handle), GNTST_bad_gntref);
 	grant(FIRST, mfn, GRANTED);
 	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
-	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("unmap", grant_unmap(handle, WINDOW), GNTST_okay);
 	grant(FIRST, mfn, REVOKED);
 	CHECK_EQ("after it was revoked", map(FIRST, 0, 0, &handle), GNTST_bad_gntref);
 	grant(FIRST, mfn, GRANTED);
-	table[FIRST].domid = 77;
+	grant_table[FIRST].domid = 77;
 	CHECK_EQ("another's", map(FIRST, 0, 0, &handle), GNTST_bad_gntref);
 	grant(FIRST, mfn, GTF_accept_transfer);
 	CHECK_EQ("of another kind", map(FIRST, 0, 0, &handle), GNTST_bad_gntref);
@@ -197,14 +134,14 @@ static void frame_changed_while_mapped(void)
 	other[0] = 2;
 	grant(FIRST, mfn_of((void *)(uintptr_t)page), GRANTED);
 	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
-	table[FIRST].frame = (uint32_t)mfn_of((void *)(uintptr_t)other);
+	grant_table[FIRST].frame = (uint32_t)mfn_of((void *)(uintptr_t)other);
 	CHECK_EQ("map again", map(FIRST, 1, 0, &second), GNTST_okay);
 	CHECK_EQ("the second is the first", *(volatile uint64_t *)(WINDOW + 4096), 1);
-	CHECK_EQ("unmap", unmap(second, WINDOW + 4096), GNTST_okay);
-	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("unmap", grant_unmap(second, WINDOW + 4096), GNTST_okay);
+	CHECK_EQ("unmap", grant_unmap(handle, WINDOW), GNTST_okay);
 	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
 	CHECK_EQ("the new one", *(volatile uint64_t *)WINDOW, 2);
-	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("unmap", grant_unmap(handle, WINDOW), GNTST_okay);
 }
 
 static void what_is_no_page(void)
@@ -219,22 +156,23 @@ static void what_is_no_page(void)
 	CHECK_EQ("nobody's", map(FIRST, 0, 0, &handle), GNTST_bad_page);
 	grant(FIRST, l4_mfn(), GRANTED);
 	CHECK_EQ("a page table, to write", map(FIRST, 0, 0, &handle), GNTST_bad_page);
-	CHECK_EQ("flags", table[FIRST].flags, GRANTED);
+	CHECK_EQ("flags", grant_table[FIRST].flags, GRANTED);
 	CHECK_EQ("a page table, to read", map(FIRST, 0, GNTMAP_readonly, &handle), GNTST_okay);
-	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("unmap", grant_unmap(handle, WINDOW), GNTST_okay);
 	/* And the reverse: what may be written becomes no table. */
 	grant(FIRST, mfn_of(page), GRANTED);
 	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
 	CHECK_EQ("its own mapping", protect(page, false), 0);
 	CHECK_EQ("pin", mmuext(MMUEXT_PIN_L1_TABLE, mfn_of(page), 0), -EINVAL);
-	CHECK_EQ("unmap", unmap(handle, WINDOW), GNTST_okay);
+	CHECK_EQ("unmap", grant_unmap(handle, WINDOW), GNTST_okay);
 	CHECK_EQ("pin", mmuext(MMUEXT_PIN_L1_TABLE, mfn_of(page), 0), 0);
 	CHECK_EQ("unpin", mmuext(MMUEXT_UNPIN_TABLE, mfn_of(page), 0), 0);
 }
 
 static void places(void)
 {
-	struct gnttab_map_grant_ref op = {.flags = GNTMAP_host_map, .ref = FIRST};
+	struct gnttab_map_grant_ref op = {
+		.flags = GNTMAP_host_map, .ref = FIRST, .dom = DOMID_SELF};
 	static const uint64_t bad[] = {0x7fffffffe000ull, 0xffff820000000000ull,
 				       0xffff800000000000ull, WINDOW + 4, 0x123456789abcdef0ull};
 	uint64_t table_maddr = machine_address(entry_at(l4_mfn(), WINDOW, 3));
@@ -253,7 +191,7 @@ static void places(void)
 	op.host_addr = 0x200000;
 	CHECK_EQ("map", grant_op(GNTTABOP_map_grant_ref, &op, 1), 0);
 	CHECK_EQ("in the hypervisor", op.status, GNTST_bad_virt_addr);
-	CHECK_EQ("nothing is used", table[FIRST].flags, GRANTED);
+	CHECK_EQ("nothing is used", grant_table[FIRST].flags, GRANTED);
 }
 
 static void copies(void)
@@ -266,8 +204,8 @@ static void copies(void)
 	grant(FIRST + 1, mfn_of(to), GRANTED);
 	CHECK_EQ("copy", copy(true, FIRST, 16, true, FIRST + 1, 32, 100), GNTST_okay);
 	CHECK(to[31] == 0 && to[32] == 0xab && to[131] == 0xab && to[132] == 0, "other bytes");
-	CHECK_EQ("flags", table[FIRST].flags, READONLY);
-	CHECK_EQ("flags", table[FIRST + 1].flags, GRANTED);
+	CHECK_EQ("flags", grant_table[FIRST].flags, READONLY);
+	CHECK_EQ("flags", grant_table[FIRST + 1].flags, GRANTED);
 	CHECK_EQ("into what is read-only", copy(true, FIRST + 1, 0, true, FIRST, 0, 8),
 		 GNTST_permission_denied);
 	CHECK_EQ("across the source's end", copy(true, FIRST, 4090, true, FIRST + 1, 0, 8),
@@ -295,8 +233,8 @@ static void overwritten(void)
 	grant(FIRST, mfn, GRANTED);
 	CHECK_EQ("map", map(FIRST, 0, 0, &handle), GNTST_okay);
 	CHECK_EQ("overwrite", set_entry(window_entry(0), 0), 0);
-	CHECK_EQ("unmap what is not there", unmap(handle, WINDOW), GNTST_bad_virt_addr);
-	CHECK_EQ("still used", table[FIRST].flags, GRANTED | GTF_reading | GTF_writing);
+	CHECK_EQ("unmap what is not there", grant_unmap(handle, WINDOW), GNTST_bad_virt_addr);
+	CHECK_EQ("still used", grant_table[FIRST].flags, GRANTED | GTF_reading | GTF_writing);
 }
 
 /* As many as there are handles, in one hypercall that is interrupted, and back again. */
@@ -311,7 +249,8 @@ static void many(void)
 		grant(FIRST + i, mfn, GRANTED);
 		maps[i] = (struct gnttab_map_grant_ref){.host_addr = WINDOW + i * 4096ull,
 							.flags = GNTMAP_host_map,
-							.ref = FIRST + i};
+							.ref = FIRST + i,
+							.dom = DOMID_SELF};
 	}
 	window_entry(0);
 	CHECK_EQ("map", grant_op(GNTTABOP_map_grant_ref, maps, 500), 0);
@@ -325,7 +264,7 @@ static void many(void)
 	CHECK_EQ("unmap", grant_op(GNTTABOP_unmap_grant_ref, unmaps, 500), 0);
 	for (unsigned i = 0; i < 500; i++) {
 		CHECK_EQ("status", unmaps[i].status, GNTST_okay);
-		CHECK_EQ("flags", table[FIRST + i].flags, GRANTED);
+		CHECK_EQ("flags", grant_table[FIRST + i].flags, GRANTED);
 	}
 }
 

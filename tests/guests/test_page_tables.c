@@ -200,7 +200,6 @@ static void read_only_page(void)
 
 /* ---- frames of others ---- */
 
-/* Invariant 2, for every frame of the machine's RAM: mapped only when it is the domain's own. */
 /* The one frame of the domain's grant table. */
 static uint64_t grant_table_mfn(void)
 {
@@ -212,6 +211,7 @@ static uint64_t grant_table_mfn(void)
 	return frame;
 }
 
+/* Invariant 2, for every frame of the machine's RAM: mapped only when it is the domain's own. */
 static void frames_of_others(void)
 {
 	uint64_t *e = scratch_entry(), own = 0, others = 0, grants = grant_table_mfn();
@@ -219,7 +219,7 @@ static void frames_of_others(void)
 
 	CHECK(last > 0x4000, "maximum_ram_page: %ld", last);
 	/* Below 1 MiB there are firmware and its tables, which a dom0 reads. */
-	for (uint64_t mfn = 0x100; mfn <= (uint64_t)last; mfn++) {
+	for (uint64_t mfn = privileged() ? 0x100 : 0; mfn <= (uint64_t)last; mfn++) {
 		bool mine = M2P[mfn] < start_info->nr_pages &&
 			    mfn_of((void *)(VIRT_BASE + (M2P[mfn] << PAGE_SHIFT))) == mfn;
 		long rc = set_entry(e, mfn << PAGE_SHIFT | RO);
@@ -229,7 +229,7 @@ static void frames_of_others(void)
 			own++;
 			continue;
 		}
-		if (rc == 0 && mfn >= (uint64_t)last - 64)
+		if (rc == 0 && privileged() && mfn >= (uint64_t)last - 64)
 			continue; /* the firmware's ACPI tables */
 		CHECK(rc == -EPERM, "frame %llx of somebody else, to be read: %ld",
 		      (unsigned long long)mfn, rc);

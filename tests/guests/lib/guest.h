@@ -7,8 +7,9 @@
  *   FAILURE   the hypervisor did what it must not
  *   ERROR     the test itself could not go on (an exception that nobody expected)
  *
- * and CRASH is what the runner calls a part that began and said nothing more. All of it runs on the first vCPU in dom0's place; a guest whose
- * head says "Processors: 2" has another one to do something at the same time (second.c).
+ * and CRASH is what the runner calls a part that began and said nothing more. All of it runs on the first vCPU; a guest whose head says
+ * "Processors: 2" has another one to do something at the same time (second.c). The same guests run in dom0's place (tests/guests/run) and beside a dom0
+ * as any other guest (tests/lab/test_attack_guests): what only a dom0 may do is then refused, and its part wants just that.
  */
 #ifndef TESTS_GUESTS_LIB_GUEST_H
 #define TESTS_GUESTS_LIB_GUEST_H
@@ -34,6 +35,8 @@ extern const struct part parts[];
 
 extern const struct start_info *start_info;
 extern struct shared_info *shared_info;
+bool privileged(void); /* in dom0's place */
+domid_t own_domid(void);
 
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* These end the part. */
@@ -181,6 +184,7 @@ extern volatile uint64_t second_rounds, second_faults;
 uint64_t ticks_now(void);
 /* Taken from the shared page: before anything else happens to that. */
 uint64_t ticks_of(uint64_t milliseconds);
+void pass_time(uint64_t milliseconds);
 
 /* ---- random operations on page tables (storm.c) ---- */
 
