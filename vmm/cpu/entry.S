@@ -83,23 +83,6 @@
 773:
 	.endm
 
-	/* 32 calls that do not return; clobbers rax, ecx. */
-	.macro STUFF_RSB
-	mov %rsp, %rax
-	mov $16, %ecx
-775:	call 777f
-776:	pause
-	lfence
-	jmp 776b
-777:	call 779f
-778:	pause
-	lfence
-	jmp 778b
-779:	dec %ecx
-	jnz 775b
-	mov %rax, %rsp
-	.endm
-
 	/* The frame of an entry from a guest is complete. */
 	.macro FROM_GUEST function
 	UNLESS PATCH_ENTRY, 774f
@@ -269,7 +252,7 @@ entry_extra:
 	xor %edx, %edx
 	wrmsr
 1:	UNLESS PATCH_RSB, 1f
-	STUFF_RSB
+	jmp stuff_rsb
 1:	ret
 
 exit_extra:
@@ -331,7 +314,14 @@ stub_end:
 /* void stuff_rsb(void): what returned before predicts no return from here on. */
 	.globl stuff_rsb
 stuff_rsb:
-	STUFF_RSB
+	.rept 32
+	call 1f
+2:	pause
+	lfence
+	jmp 2b
+1:
+	.endr
+	add $(32 * 8), %rsp
 	ret
 
 /* void enter_idle(void): idle_loop() on an empty stack. */
