@@ -13,7 +13,11 @@
 /* struct cpu_user_regs; checked by traps.c */
 #define R_r15	 0
 #define R_r11	 48
+#define R_rax	 80
 #define R_rcx	 88
+#define R_rdx	 96
+#define R_rsi	 104
+#define R_rdi	 112
 #define R_error	 120
 #define R_vector 124
 #define R_rip	 128
@@ -24,14 +28,25 @@
 #define FRAME_BYTES 168 /* up to ss */
 
 #define MSR_SPEC_CTRL	    0x48
+#define RFLAGS_SET	    0x202   /* IF, and the one that is always set */
 #define RFLAGS_SYSRET_CLEAR 0x10100 /* RF, TF: only IRET restores them as they should be */
+#define RFLAGS_GUEST_CLEAR  0x27000 /* VM, NT, IOPL: no guest has them */
+#define RFLAGS_KERNEL_CLEAR 0x37100 /* and RF, TF: nor a kernel that is entered */
+#define RFLAGS_IF_BIT	    9
+#define PF_USER		    4
+#define TI_IF_BIT	    2
+#define VGCF_in_syscall	    256
+#define HYPERCALL_IRET	    23
 
-	.macro SAVE
+	.macro SAVE_FIRST
 	push %rdi
 	push %rsi
 	push %rdx
 	push %rcx
 	push %rax
+	.endm
+
+	.macro SAVE_REST
 	push %r8
 	push %r9
 	push %r10
@@ -42,6 +57,11 @@
 	push %r13
 	push %r14
 	push %r15
+	.endm
+
+	.macro SAVE
+	SAVE_FIRST
+	SAVE_REST
 	.endm
 
 	.macro RESTORE
@@ -73,6 +93,11 @@
 
 	.macro CLAC_IF_SMAP
 	PATCH 771f, PATCH_SMAP, 3, 0x0f, 0x01, 0xca
+771:	.byte 0x0f, 0x1f, 0x00
+	.endm
+
+	.macro STAC_IF_SMAP
+	PATCH 771f, PATCH_SMAP, 3, 0x0f, 0x01, 0xcb
 771:	.byte 0x0f, 0x1f, 0x00
 	.endm
 
@@ -117,6 +142,8 @@ trap_stubs:
 	jmp ist_entry
 	.elseif (vector == 1) || (vector == 2)
 	jmp moving_entry
+	.elseif vector == 14
+	jmp page_fault_entry
 	.else
 	jmp trap_entry
 	.endif
@@ -125,8 +152,10 @@ trap_stubs:
 	.align 16
 
 trap_entry:
+	SAVE_FIRST
+trap_slow:
+	SAVE_REST
 	cld
-	SAVE
 	CLAC_IF_SMAP
 	testb $3, R_cs(%rsp)
 	jz 1f
@@ -191,9 +220,28 @@ enter_guest:
 	/* fall through */
 
 guest_exit:
-	lea TOP_FRAME(%rsp), %rdi
+	cli
+	mov TOP_CPU(%rsp), %rax
+	cmpl $0, PCPU_PENDING(%rax)
+	jne 1f
+	mov PCPU_VCPU(%rax), %rax
+	cmpb $0, VCPU_NMI_PENDING(%rax)
+	jne 1f
+	mov VCPU_INFO(%rax), %rax
+	cmpb $0, INFO_PENDING(%rax)
+	je 2f
+1:	lea TOP_FRAME(%rsp), %rdi
 	call exit_work /* returns with interrupts off and nothing left to do */
-	add $TOP_FRAME, %rsp
+2:	UNLESS PATCH_XPTI, 3f
+	call exit_tables
+3:	add $TOP_FRAME, %rsp
+	/* Whatever a guest put there: ring 3, interrupts on, no way to I/O. */
+	orb $3, R_cs(%rsp)
+	orb $3, R_ss(%rsp)
+	mov R_rflags(%rsp), %r11
+	and $~RFLAGS_GUEST_CLEAR, %r11
+	or $RFLAGS_SET, %r11
+	mov %r11, R_rflags(%rsp)
 	UNLESS PATCH_EXIT, 1f
 	call exit_extra
 1:	cmpl $ENTRY_SYSCALL, R_vector(%rsp)
@@ -272,10 +320,210 @@ exit_extra:
 verw_operand:
 	.short SEL_HV_DATA
 
-syscall_entry:
-	SAVE
+/*
+ * The short ways: a program's system call or page fault to its kernel, and the kernel's iret hypercall to a program, when nothing else is to be done. All
+ * else, and what C would refuse, leaves for the long way before anything has changed, and gets the same checks there again; but a
+ * stack that cannot be written is the end of the guest in either. Interrupts stay off. Only SAVE_FIRST's registers are in the frame and free.
+ *
+ * No RET and no indirect branch is in them, so nothing that a guest has taught the predictor is asked here. With isolated tables there
+ * are no short ways: the vCPU cannot be seen from there.
+ */
+#define SAVED	   R_rax /* of the frame are below rsp after SAVE_FIRST */
+#define F(x)	   ((x) - SAVED)(%rsp)
+#define T(x)	   ((x) - TOP_FRAME - SAVED)(%rsp)
+
+	/* rdi: the vCPU, eax: its mode; nothing waits for the CPU. */
+	.macro FIND_VCPU slow
+	mov T(TOP_CPU), %rdi
+	cmpl $0, PCPU_PENDING(%rdi)
+	jne \slow
+	mov PCPU_VCPU(%rdi), %rdi
+	mov VCPU_MODE(%rdi), %eax
+	.endm
+
+	.macro PUT reg, at
+778:	mov \reg, \at(%rdx)
+	FIXUP 778b, stack_is_bad
+	.endm
+
+	.macro GET at, reg
+779:	mov \at(%rdx), \reg
+	FIXUP 779b, syscall_slow
+	.endm
+
+	/* The other tables: \reg has the frame of the top-level one (mm/tlb.c: tlb_load). */
+	.macro LOAD_TABLES reg, kernel
+	swapgs
+	movb $\kernel, VCPU_MODE(%rdi)
+	shl $12, \reg
+	UNLESS PATCH_PCID, 777f
+	mov T(TOP_CPU), %rdi
+	or $(\kernel + 1), \reg
+	testb $(1 << \kernel), PCPU_FRESH(%rdi)
+	jz 776f
+	bts $63, \reg
+776:	orb $(1 << \kernel), PCPU_FRESH(%rdi)
+	movb $\kernel, PCPU_TABLES(%rdi)
+	mov PCPU_VCPU(%rdi), %rdi
+777:	mov \reg, %cr3
+	.endm
+
+	/* rdi: a vCPU in user mode, rcx: where its kernel is entered. masks: what says that events are masked there, in that bit. */
+	.macro TO_KERNEL masks, bit, error, slow
+	mov VCPU_INFO(%rdi), %rsi
+	cmpw $0, INFO_PENDING(%rsi) /* nor masked so far */
+	jne \slow
+	mov VCPU_KERNEL_SP(%rdi), %rdx
+	and $-16, %rdx
+	cmp lowest_stack(%rip), %rdx
+	jb \slow
+	mov VCPU_TABLE_KERNEL(%rdi), %rax
+	LOAD_TABLES %rax, 1
+	STAC_IF_SMAP
+	movzwl F(R_ss), %eax
+	PUT %rax, -8
+	mov F(R_rsp), %rax
+	PUT %rax, -16
+	mov VCPU_IOPL(%rdi), %eax
+	shl $12, %eax
+	or F(R_rflags), %rax
+	PUT %rax, -24
+	movzwl F(R_cs), %eax
+	PUT %rax, -32
+	mov F(R_rip), %rax
+	PUT %rax, -40
+	.if \error
+	mov F(R_error), %eax
+	or $PF_USER, %eax
+	PUT %rax, -48
+	.endif
+	PUT %r11, (-48-8*\error)
+	mov F(R_rcx), %rax
+	PUT %rax, (-56-8*\error)
+	CLAC_IF_SMAP
+	movzbl \masks(%rdi), %eax
+	.if \bit
+	shr $\bit, %eax
+	and $1, %eax
+	.endif
+	mov %al, INFO_MASK(%rsi)
+	mov F(R_rflags), %r11
+	and $~RFLAGS_KERNEL_CLEAR, %r11
+	or $RFLAGS_SET, %r11
+	lea (-56-8*\error)(%rdx), %rax
+	mov %rax, F(R_rsp)
+	UNLESS PATCH_VERW, 780f
+	verw verw_operand(%rip)
+780:	mov F(R_rax), %rax
+	mov F(R_rdx), %rdx
+	mov F(R_rsi), %rsi
+	mov F(R_rdi), %rdi
+	mov F(R_rsp), %rsp
+	/* Canonical: whoever sets an entry point is asked for a guest's address. */
+	sysretq
+	.endm
+
+syscall_slow:
+	SAVE_REST
 	CLAC_IF_SMAP
 	FROM_GUEST syscall_from_guest
+
+syscall_entry:
+	SAVE_FIRST
+	UNLESS PATCH_SHORT, syscall_slow
+	FIND_VCPU syscall_slow
+	test %eax, %eax
+	jnz 1f
+	mov VCPU_SYSCALL_ENTRY(%rdi), %rcx
+	test %rcx, %rcx
+	jz syscall_slow
+	TO_KERNEL VCPU_SYSCALL_MASKS, 0, 0, syscall_slow
+
+1:	cmp $MODE_KERNEL, %eax
+	jne syscall_slow
+	cmpq $HYPERCALL_IRET, F(R_rax)
+	jne syscall_slow
+	cmpq $-1, VCPU_TABLE_USER(%rdi)
+	je syscall_slow
+	/* struct iret_context. Until all of it is read, the frame's rax, rcx and rsp stay: the long way begins with them. */
+	mov F(R_rsp), %rdx
+	lea 72(%rdx), %rax
+	cmp lowest_context_end(%rip), %rax
+	jb syscall_slow
+	STAC_IF_SMAP
+	GET 24, %rax
+	test $VGCF_in_syscall, %eax
+	jnz syscall_slow
+	GET 40, %rax
+	mov %eax, %ecx
+	not %ecx
+	test $3, %cl
+	jnz syscall_slow /* to the kernel itself */
+	mov %ax, F(R_cs)
+	GET 64, %rax
+	or $3, %eax
+	mov %ax, F(R_ss)
+	GET 48, %rax
+	mov %eax, %ecx
+	and $~RFLAGS_GUEST_CLEAR, %rax
+	or $RFLAGS_SET, %rax
+	mov %rax, F(R_rflags)
+	not %ecx
+	shr $RFLAGS_IF_BIT, %ecx
+	and $1, %ecx
+	mov VCPU_INFO(%rdi), %rsi
+	mov %cl, INFO_MASK(%rsi)
+	cmpb $0, INFO_PENDING(%rsi)
+	jne syscall_slow
+	GET 32, %rax
+	mov %rax, F(R_rip)
+	GET 8, %r11
+	GET 16, %rcx
+	GET 56, %rsi
+	GET 0, %rax
+	CLAC_IF_SMAP
+	mov %rsi, F(R_rsp)
+	mov VCPU_TABLE_USER(%rdi), %rsi
+	LOAD_TABLES %rsi, 0
+	UNLESS PATCH_VERW, 2f
+	verw verw_operand(%rip)
+2:	mov F(R_rdx), %rdx
+	mov F(R_rsi), %rsi
+	mov F(R_rdi), %rdi
+	add $(R_rip - SAVED), %rsp
+	jmp guest_iret
+
+page_fault_slow:
+	jmp trap_slow
+page_fault_entry:
+	SAVE_FIRST
+	UNLESS PATCH_SHORT, page_fault_slow
+	testb $3, F(R_cs)
+	jz page_fault_slow
+	FIND_VCPU page_fault_slow
+	test %eax, %eax
+	jnz page_fault_slow
+	mov VCPU_PF_ENTRY(%rdi), %rcx
+	test %rcx, %rcx
+	jz page_fault_slow
+	mov %cr2, %rax
+	test %rax, %rax
+	js page_fault_slow /* perhaps the hypervisor's, or the LDT */
+	mov VCPU_INFO(%rdi), %rsi
+	mov %rax, VCPU_CR2(%rdi)
+	mov %rax, INFO_CR2(%rsi)
+	TO_KERNEL VCPU_PF_FLAGS, TI_IF_BIT, 1, page_fault_slow
+
+stack_is_bad:
+	SAVE_REST
+	cld
+	CLAC_IF_SMAP
+	FROM_GUEST stack_fault
+
+lowest_stack:
+	.quad HV_END + 4096
+lowest_context_end:
+	.quad HV_END + 72
 
 syscall32_entry:
 	SAVE

@@ -150,6 +150,8 @@ void mitigation_patch(void)
 		[PATCH_VERW] = m->verw,
 		[PATCH_THUNK_LFENCE] = m->thunk == THUNK_LFENCE,
 		[PATCH_THUNK_JMP] = m->thunk == THUNK_JMP,
+		[PATCH_SHORT] = !m->xpti,
+		[PATCH_PCID] = cpu_features.pcid,
 	};
 	uint32_t features = 0;
 

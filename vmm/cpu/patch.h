@@ -15,6 +15,8 @@
 #define PATCH_VERW	   6
 #define PATCH_THUNK_LFENCE 7
 #define PATCH_THUNK_JMP	   8
+#define PATCH_SHORT	   9 /* not PATCH_XPTI */
+#define PATCH_PCID	   10
 
 #ifndef __ASSEMBLY__
 #include "vmm/lib/types.h"

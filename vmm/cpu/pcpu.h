@@ -14,9 +14,31 @@
 /* Offsets in struct stack_top, for entry.S. */
 #define TOP_FRAME     72
 #define TOP_FRAME_END (TOP_FRAME + 168)
+#define TOP_CPU	      272
 #define TOP_HV_CR3    280
 #define TOP_GUEST_CR3 288
 #define TOP_GUEST_RSP 296
+/* And in struct pcpu, struct vcpu and struct vcpu_info. */
+#define PCPU_PENDING	   16
+#define PCPU_VCPU	   24
+#define PCPU_TABLES	   44
+#define PCPU_FRESH	   45
+#define VCPU_INFO	   8
+#define VCPU_TABLE_KERNEL  16
+#define VCPU_TABLE_USER	   24
+#define VCPU_SYSCALL_ENTRY 32
+#define VCPU_KERNEL_SP	   40
+#define VCPU_IOPL	   48
+#define VCPU_MODE	   52 /* four flags, all at once; of a kernel to which nothing special happens: */
+#define MODE_KERNEL	   1
+#define VCPU_NMI_PENDING   (VCPU_MODE + 1)
+#define VCPU_SYSCALL_MASKS 56
+#define VCPU_PF_ENTRY	   (64 + 14 * 16)
+#define VCPU_PF_FLAGS	   (VCPU_PF_ENTRY + 10)
+#define VCPU_CR2	   (64 + 256 * 16 + 2 * 8)
+#define INFO_PENDING	   0
+#define INFO_MASK	   1
+#define INFO_CR2	   16
 
 #ifndef __ASSEMBLY__
 #include "vmm/lib/xen.h"

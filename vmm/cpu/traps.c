@@ -41,9 +41,30 @@ _Static_assert(offsetof(struct cpu_user_regs, rip) == 128, "entry.S");
 _Static_assert(offsetof(struct cpu_user_regs, entry_vector) == 124, "entry.S");
 _Static_assert(offsetof(struct cpu_user_regs, ss) == 160, "entry.S");
 _Static_assert(offsetof(struct stack_top, guest) == TOP_FRAME, "entry.S");
+_Static_assert(offsetof(struct stack_top, cpu) == TOP_CPU, "entry.S");
 _Static_assert(offsetof(struct stack_top, hv_cr3) == TOP_HV_CR3, "entry.S");
 _Static_assert(offsetof(struct stack_top, guest_cr3) == TOP_GUEST_CR3, "entry.S");
 _Static_assert(offsetof(struct stack_top, guest_rsp) == TOP_GUEST_RSP, "entry.S");
+_Static_assert(offsetof(struct pcpu, pending) == PCPU_PENDING, "entry.S");
+_Static_assert(offsetof(struct pcpu, vcpu) == PCPU_VCPU, "entry.S");
+_Static_assert(offsetof(struct pcpu, tables) == PCPU_TABLES, "entry.S");
+_Static_assert(offsetof(struct pcpu, fresh) == PCPU_FRESH, "entry.S");
+_Static_assert(offsetof(struct vcpu, info) == VCPU_INFO, "entry.S");
+_Static_assert(offsetof(struct vcpu, table_kernel) == VCPU_TABLE_KERNEL, "entry.S");
+_Static_assert(offsetof(struct vcpu, table_user) == VCPU_TABLE_USER, "entry.S");
+_Static_assert(offsetof(struct vcpu, syscall_entry) == VCPU_SYSCALL_ENTRY, "entry.S");
+_Static_assert(offsetof(struct vcpu, kernel_sp) == VCPU_KERNEL_SP, "entry.S");
+_Static_assert(offsetof(struct vcpu, iopl) == VCPU_IOPL, "entry.S");
+_Static_assert(offsetof(struct vcpu, kernel_mode) == VCPU_MODE, "entry.S");
+_Static_assert(offsetof(struct vcpu, nmi_pending) == VCPU_NMI_PENDING, "entry.S");
+_Static_assert(offsetof(struct vcpu, nmi_masked) == VCPU_MODE + 3, "entry.S");
+_Static_assert(offsetof(struct vcpu, syscall_disables_events) == VCPU_SYSCALL_MASKS, "entry.S");
+_Static_assert(offsetof(struct vcpu, trap[TRAP_PAGE_FAULT].address) == VCPU_PF_ENTRY, "entry.S");
+_Static_assert(offsetof(struct vcpu, trap[TRAP_PAGE_FAULT].flags) == VCPU_PF_FLAGS, "entry.S");
+_Static_assert(offsetof(struct vcpu, ctrlreg[2]) == VCPU_CR2, "entry.S");
+_Static_assert(offsetof(struct vcpu_info, evtchn_upcall_pending) == INFO_PENDING, "entry.S");
+_Static_assert(offsetof(struct vcpu_info, evtchn_upcall_mask) == INFO_MASK, "entry.S");
+_Static_assert(offsetof(struct vcpu_info, arch.cr2) == INFO_CR2, "entry.S");
 
 #define PORT_B	      0x61
 #define PORT_B_KEPT   0x03
@@ -66,7 +87,9 @@ void trap_from_hypervisor(struct cpu_user_regs *regs);
 void trap_on_own_stack(struct cpu_user_regs *regs);
 void syscall_from_guest(struct cpu_user_regs *regs);
 void syscall32_from_guest(struct cpu_user_regs *regs);
+void stack_fault(struct cpu_user_regs *regs);
 void exit_work(struct cpu_user_regs *regs);
+void exit_tables(void);
 
 extern const uint64_t fixup_start[], fixup_end[];
 extern char guest_iret[], image_start[], text_end[];
@@ -186,15 +209,12 @@ void toggle_guest_mode(struct vcpu *v)
 		vcpu_areas_update(v);
 }
 
-/*
- * Push the frame and aim at the entry point. False: the guest's stack cannot take it. Inline, so that the hottest callers get code for just their
- * frame.
- */
-static inline __attribute__((always_inline)) bool
-push_frame_inline(struct cpu_user_regs *regs, uint64_t entry, bool has_error, uint32_t error_code,
-		  bool mask_events, bool was_kernel)
+/* Push the frame and aim at the entry point. False: the guest's stack cannot take it. entry.S has the same in short. */
+static bool push_frame(struct cpu_user_regs *regs, uint64_t entry, bool has_error,
+		       uint32_t error_code, bool mask_events)
 {
 	struct vcpu *v = current;
+	bool was_kernel = v->kernel_mode;
 	uint64_t *sp, bytes = has_error ? 64 : 56;
 	uint8_t mask;
 
@@ -234,14 +254,6 @@ fault:
 	return false;
 }
 
-static __attribute__((noinline)) bool push_frame(struct cpu_user_regs *regs, uint64_t entry,
-						 bool has_error, uint32_t error_code,
-						 bool mask_events)
-{
-	return push_frame_inline(regs, entry, has_error, error_code, mask_events,
-				 current->kernel_mode);
-}
-
 static bool has_error_code(unsigned vector)
 {
 	return vector == TRAP_DOUBLE_FAULT ||
@@ -252,7 +264,16 @@ static bool has_error_code(unsigned vector)
 static __attribute__((cold)) void crash_unwritable(struct domain *d, unsigned vector)
 {
 	domain_crash(d, "%s, and its kernel stack cannot be written",
-		     vector < ARRAY_SIZE(trap_name) ? trap_name[vector] : "software interrupt");
+		     vector < ARRAY_SIZE(trap_name) ? trap_name[vector]
+		     : vector == ENTRY_SYSCALL	    ? "system call"
+						    : "software interrupt");
+}
+
+/* Found out by entry.S's short ways to the kernel, which have gone to its tables already. */
+void stack_fault(struct cpu_user_regs *regs)
+{
+	irq_enable();
+	crash_unwritable(current->domain, regs->entry_vector);
 }
 
 static void deliver(struct cpu_user_regs *regs, unsigned vector, bool has_error,
@@ -280,17 +301,12 @@ void deliver_trap(struct cpu_user_regs *regs, unsigned vector, uint32_t error_co
 void deliver_page_fault(struct cpu_user_regs *regs, uint64_t address, uint32_t error_code)
 {
 	struct vcpu *v = current;
-	const struct trap_handler *h = &v->trap[TRAP_PAGE_FAULT];
 
 	v->ctrlreg[2] = address;
 	v->info->arch.cr2 = address;
 	/* What is the kernel's own doing looks so to it. */
-	if (v->kernel_mode || unlikely(!h->address)) {
-		deliver_trap(regs, TRAP_PAGE_FAULT, error_code & ~PF_USER);
-		return;
-	}
-	if (!push_frame_inline(regs, h->address, true, error_code | PF_USER, TI_GET_IF(h), false))
-		crash_unwritable(v->domain, TRAP_PAGE_FAULT);
+	deliver_trap(regs, TRAP_PAGE_FAULT,
+		     v->kernel_mode ? error_code & ~PF_USER : error_code | PF_USER);
 }
 
 /* Nothing masks it but another one's handler, which ends with the next iret (hypercall/descriptor.c). */
@@ -327,9 +343,8 @@ void syscall_from_guest(struct cpu_user_regs *regs)
 	}
 	if (!v->syscall_entry)
 		deliver_trap(regs, TRAP_INVALID_OP, 0);
-	else if (!push_frame_inline(regs, v->syscall_entry, false, 0, v->syscall_disables_events,
-				    false))
-		domain_crash(v->domain, "a system call, and its kernel stack cannot be written");
+	else if (!push_frame(regs, v->syscall_entry, false, 0, v->syscall_disables_events))
+		crash_unwritable(v->domain, ENTRY_SYSCALL);
 }
 
 void syscall32_from_guest(struct cpu_user_regs *regs)
@@ -347,8 +362,8 @@ void syscall32_from_guest(struct cpu_user_regs *regs)
 			     "a 32-bit system call, and its kernel stack cannot be written");
 }
 
-/* Interrupts are off, and are again in the end. */
-static __attribute__((noinline)) void exit_slow(struct cpu_user_regs *regs)
+/* Something may be to be done before the guest runs. Interrupts are off, and are again in the end. */
+void exit_work(struct cpu_user_regs *regs)
 {
 	struct pcpu *c = this_cpu();
 
@@ -371,22 +386,10 @@ static __attribute__((noinline)) void exit_slow(struct cpu_user_regs *regs)
 	}
 }
 
-void exit_work(struct cpu_user_regs *regs)
+/* Behind that, when guests' tables are isolated. */
+void exit_tables(void)
 {
-	const struct pcpu *c = this_cpu();
-	const struct vcpu *v = c->vcpu;
-
-	irq_disable();
-	if (unlikely(READ_ONCE(c->pending)) || unlikely(vcpu_event_deliverable(v)) ||
-	    unlikely(READ_ONCE(v->nmi_pending)))
-		exit_slow(regs);
-	if (unlikely(mitigations.xpti))
-		stack_top()->guest_cr3 = tlb_guest_cr3(v);
-	/* Whatever a guest put there: ring 3, interrupts on, no way to I/O. */
-	regs->cs |= 3;
-	regs->ss |= 3;
-	regs->rflags =
-		(regs->rflags & ~(uint64_t)(EFLAGS_IOPL | EFLAGS_VM | EFLAGS_NT)) | EFLAGS_IF | 2;
+	stack_top()->guest_cr3 = tlb_guest_cr3(current);
 }
 
 /* ---- from the guest ---- */

@@ -42,7 +42,20 @@ struct trap_handler {
 };
 
 struct vcpu {
+	/* Known to entry.S: VCPU_* in cpu/pcpu.h. */
 	struct domain *domain;
+	struct vcpu_info *info; /* shared: in the shared page, or where register_vcpu_info put it */
+	mfn_t table_kernel, table_user; /* frames held as TYPE_L4; MFN_NONE: none */
+	uint64_t syscall_entry, kernel_sp;
+	unsigned iopl;	  /* 0..3 as asked by PHYSDEVOP_set_iopl; 1: the kernel only */
+	bool kernel_mode; /* it runs on its kernel's tables */
+	bool nmi_pending;
+	bool areas_stale; /* runstate_area, time_area: not written, because user tables were loaded */
+	bool nmi_masked;
+	bool syscall_disables_events;
+	struct trap_handler trap[256];
+	uint64_t ctrlreg[8]; /* 0, 2 and 4 as the guest sees them */
+
 	unsigned id;
 	uint64_t tag; /* no other vCPU ever has the same */
 
@@ -50,11 +63,7 @@ struct vcpu {
 	struct cpu_user_regs regs;
 	uint64_t fs_base, gs_base_kernel, gs_base_user;
 	struct xsave_state *fpu;
-	bool ts;	  /* the guest has set CR0.TS (fpu_taskswitch) */
-	bool kernel_mode; /* it runs on its kernel's tables */
-
-	/* Address space: frames held as TYPE_L4. */
-	mfn_t table_kernel, table_user; /* MFN_NONE: none */
+	bool ts; /* the guest has set CR0.TS (fpu_taskswitch) */
 
 	/* Descriptor tables: frames held as TYPE_DESC. */
 	mfn_t gdt[GDT_PAGES];
@@ -64,27 +73,21 @@ struct vcpu {
 	mfn_t ldt[LDT_PAGES]; /* mapped so far */
 
 	/* Entry points. */
-	struct trap_handler trap[256];
-	uint64_t callback, failsafe, syscall_entry, syscall32_entry, sysenter_entry;
-	bool syscall_disables_events, syscall32_disables_events, sysenter_disables_events;
+	uint64_t callback, failsafe, syscall32_entry, sysenter_entry;
+	bool syscall32_disables_events, sysenter_disables_events;
 	bool failsafe_disables_events;
 	uint64_t nmi_entry;
-	uint64_t kernel_sp;
 	uint16_t kernel_ss;
-	uint64_t ctrlreg[8]; /* 0, 2 and 4 as the guest sees them */
 	uint64_t debugreg[8];
-	unsigned iopl; /* 0..3 as asked by PHYSDEVOP_set_iopl; 1: the kernel only */
 	guest_va_t iobmp;
 	unsigned iobmp_ports;
 
 	/* Shared with the guest. */
-	struct vcpu_info *info; /* in the shared page, or where register_vcpu_info put it */
 	void *info_page; /* of those that the shared page has no room for, until they have registered one */
 	mfn_t info_frame; /* held writable; MFN_NONE: the shared page */
 	guest_va_t runstate_area;
 	guest_va_t time_area;	    /* secondary vcpu_time_info; 0: none */
 	struct vcpu_time_info time; /* what was last written */
-	bool areas_stale; /* the two areas: not written, because user tables were loaded */
 
 	/* Scheduling; owned by sched/, under the run queue's lock. */
 	struct pcpu *processor;
@@ -110,7 +113,6 @@ struct vcpu {
 	struct timer poll_timer;
 	uint64_t period;
 	uint16_t virq_port[NR_VIRQS];
-	bool nmi_pending, nmi_masked;
 };
 
 struct domain {
