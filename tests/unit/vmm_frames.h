@@ -38,6 +38,7 @@ static inline void stored(void)
 	})
 /* NOLINTBEGIN(bugprone-reserved-identifier): the compiler's own names are what page_type.c uses. */
 #define __atomic_compare_exchange_n(...) STORE(__atomic_compare_exchange_n(__VA_ARGS__))
+#define __atomic_exchange_n(...)	 STORE(__atomic_exchange_n(__VA_ARGS__))
 #define __atomic_fetch_or(...)		 STORE(__atomic_fetch_or(__VA_ARGS__))
 #define __atomic_fetch_and(...)		 STORE(__atomic_fetch_and(__VA_ARGS__))
 #define __atomic_fetch_add(...)		 STORE(__atomic_fetch_add(__VA_ARGS__))
@@ -50,6 +51,7 @@ static inline void stored(void)
 /* NOLINTEND(bugprone-reserved-identifier) */
 #include "vmm/mm/page_type.c" /* NOLINT(bugprone-suspicious-include) */
 #undef __atomic_compare_exchange_n
+#undef __atomic_exchange_n
 #undef __atomic_fetch_or
 #undef __atomic_fetch_and
 #undef __atomic_fetch_add

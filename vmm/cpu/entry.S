@@ -322,7 +322,7 @@ verw_operand:
 
 /*
  * The short ways: a program's system call or page fault to its kernel, and the kernel's iret hypercall to a program, when nothing else is to be done. All
- * else, and what C would refuse, leaves for the long way before anything has changed, and gets the same checks there again; but a
+ * else, and what C would refuse, leaves for the long way before anything has changed that is not set again there, and gets the same checks there; but a
  * stack that cannot be written is the end of the guest in either. Interrupts stay off. Only SAVE_FIRST's registers are in the frame and free.
  *
  * No RET and no indirect branch is in them, so nothing that a guest has taught the predictor is asked here. With isolated tables there
@@ -428,6 +428,10 @@ syscall_slow:
 	CLAC_IF_SMAP
 	FROM_GUEST syscall_from_guest
 
+hypercall_entry:
+	SAVE_REST
+	FROM_GUEST hypercall
+
 syscall_entry:
 	SAVE_FIRST
 	UNLESS PATCH_SHORT, syscall_slow
@@ -442,7 +446,7 @@ syscall_entry:
 1:	cmp $MODE_KERNEL, %eax
 	jne syscall_slow
 	cmpq $HYPERCALL_IRET, F(R_rax)
-	jne syscall_slow
+	jne hypercall_entry
 	cmpq $-1, VCPU_TABLE_USER(%rdi)
 	je syscall_slow
 	/* struct iret_context. Until all of it is read, the frame's rax, rcx and rsp stay: the long way begins with them. */

@@ -336,11 +336,11 @@ void syscall_from_guest(struct cpu_user_regs *regs)
 {
 	struct vcpu *v = current;
 
-	irq_enable();
-	if (likely(v->kernel_mode)) {
+	if (v->kernel_mode) {
 		hypercall(regs);
 		return;
 	}
+	irq_enable();
 	if (!v->syscall_entry)
 		deliver_trap(regs, TRAP_INVALID_OP, 0);
 	else if (!push_frame(regs, v->syscall_entry, false, 0, v->syscall_disables_events))

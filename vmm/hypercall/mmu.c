@@ -21,10 +21,8 @@
  * Whose frames a guest wants to map: itself, or when it may, another domain or what is no domain's. A domain that is returned has a reference
  * to give back with subject_put().
  */
-static inline int subject_get(domid_t id, struct domain **out)
+static inline int subject_get(struct domain *self, domid_t id, struct domain **out)
 {
-	struct domain *self = current->domain;
-
 	*out = self;
 	if (id == DOMID_SELF || id == self->id)
 		return 0;
@@ -40,9 +38,9 @@ static inline int subject_get(domid_t id, struct domain **out)
 	return *out ? 0 : -ESRCH;
 }
 
-static void subject_put(struct domain *d)
+static inline void subject_put(const struct domain *self, struct domain *d)
 {
-	if (d && d != current->domain && d != &hypervisor_domain)
+	if (unlikely(d != self) && d != &hypervisor_domain)
 		domain_put(d);
 }
 
@@ -142,8 +140,6 @@ static int report_done(arg_t done, bool continued, uint64_t now)
 {
 	uint32_t before = 0, sum;
 
-	if (!done)
-		return 0;
 	if (continued && copy_from_guest(&before, GUEST_VA(done), sizeof(before)))
 		return -EFAULT;
 	sum = before + (uint32_t)now;
@@ -167,18 +163,17 @@ long do_mmu_update(arg_t updates, arg_t count, arg_t done, arg_t domain)
 	if (domain >> 16 && (domid_t)((domain >> 16) - 1) != d->id &&
 	    (domid_t)((domain >> 16) - 1) != DOMID_SELF)
 		return -EPERM;
-	rc = subject_get((domid_t)domain, &subject);
+	rc = subject_get(d, (domid_t)domain, &subject);
 	if (rc)
 		return rc;
-	rc = page_lock(d);
-	if (!rc) {
-		rc = locked_updates(d, updates, n, subject, &i);
-		page_unlock(d);
-	}
-	subject_put(subject);
+	/* Each update looks for what is unfinished, as page_lock() does. */
+	spin_lock(&d->page_lock);
+	rc = locked_updates(d, updates, n, subject, &i);
+	spin_unlock(&d->page_lock);
+	subject_put(d, subject);
 	if (rc == -ERESTART)
 		continue_with(updates + i * sizeof(mmu_update_t), n - i);
-	bad = report_done(done, continued, i);
+	bad = done ? report_done(done, continued, i) : 0;
 	return rc ? rc : bad;
 }
 
@@ -231,7 +226,7 @@ static long update_va(uint64_t va, uint64_t value, uint64_t flags, domid_t id)
 	struct domain *d = current->domain, *subject;
 	uint64_t old;
 	mfn_t table;
-	int rc = subject_get(id, &subject);
+	int rc = subject_get(d, id, &subject);
 
 	if (rc)
 		return rc;
@@ -242,7 +237,7 @@ static long update_va(uint64_t va, uint64_t value, uint64_t flags, domid_t id)
 			rc = pt_update(mfn_frame(table), 1, pt_index(va, 1), value, false, subject);
 		page_unlock(d);
 	}
-	subject_put(subject);
+	subject_put(d, subject);
 	return rc ? rc : flush_for_update(va, flags);
 }
 
@@ -454,8 +449,8 @@ long do_mmuext_op(arg_t ops, arg_t count, arg_t done, arg_t domain)
 {
 	bool continued = count & CONTINUED;
 	uint64_t n = (uint32_t)count & ~CONTINUED, i = 0;
-	struct domain *subject;
-	int rc = subject_get((domid_t)domain, &subject), bad;
+	struct domain *d = current->domain, *subject;
+	int rc = subject_get(d, (domid_t)domain, &subject), bad;
 
 	if (rc)
 		return rc;
@@ -471,9 +466,9 @@ long do_mmuext_op(arg_t ops, arg_t count, arg_t done, arg_t domain)
 		if (!rc)
 			i++;
 	}
-	subject_put(subject);
+	subject_put(d, subject);
 	if (rc == -ERESTART)
 		continue_with(ops + i * sizeof(struct mmuext_op), n - i);
-	bad = report_done(done, continued, i);
+	bad = done ? report_done(done, continued, i) : 0;
 	return rc ? rc : bad;
 }

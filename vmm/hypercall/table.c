@@ -3,6 +3,7 @@
 #include "vmm/hypercall/table.h"
 
 #include "vmm/cpu/pcpu.h"
+#include "vmm/cpu/regs.h"
 #include "vmm/domain/domain.h"
 #include "vmm/hypercall/hypercall.h"
 #include "vmm/lib/string.h"
@@ -59,88 +60,86 @@ void hypercall_set_argument(unsigned n, arg_t value)
 	}
 }
 
-static long dispatch(uint64_t number, const arg_t *a)
+/* r: rax has the number, the others the arguments. */
+static long dispatch(const struct cpu_user_regs *r)
 {
-	switch (number) {
+	/* Of all, the most frequent by far. */
+	switch (__builtin_expect((long)r->rax, __HYPERVISOR_mmu_update)) {
 	case __HYPERVISOR_mmu_update:
-		return do_mmu_update(a[0], a[1], a[2], a[3]);
+		return do_mmu_update(r->rdi, r->rsi, r->rdx, r->r10);
 	case __HYPERVISOR_update_va_mapping:
-		return do_update_va_mapping(a[0], a[1], a[2]);
+		return do_update_va_mapping(r->rdi, r->rsi, r->rdx);
 	case __HYPERVISOR_mmuext_op:
-		return do_mmuext_op(a[0], a[1], a[2], a[3]);
+		return do_mmuext_op(r->rdi, r->rsi, r->rdx, r->r10);
 	case __HYPERVISOR_stack_switch:
-		return do_stack_switch(a[0], a[1]);
+		return do_stack_switch(r->rdi, r->rsi);
 	case __HYPERVISOR_fpu_taskswitch:
-		return do_fpu_taskswitch(a[0]);
+		return do_fpu_taskswitch(r->rdi);
 	case __HYPERVISOR_set_segment_base:
-		return do_set_segment_base(a[0], a[1]);
+		return do_set_segment_base(r->rdi, r->rsi);
 	case __HYPERVISOR_event_channel_op:
-		return do_event_channel_op(a[0], a[1]);
+		return do_event_channel_op(r->rdi, r->rsi);
 	case __HYPERVISOR_sched_op:
-		return do_sched_op(a[0], a[1]);
+		return do_sched_op(r->rdi, r->rsi);
 	case __HYPERVISOR_vcpu_op:
-		return do_vcpu_op(a[0], a[1], a[2]);
+		return do_vcpu_op(r->rdi, r->rsi, r->rdx);
 	case __HYPERVISOR_set_timer_op:
-		return do_set_timer_op(a[0]);
+		return do_set_timer_op(r->rdi);
 	case __HYPERVISOR_update_descriptor:
-		return do_update_descriptor(a[0], a[1]);
+		return do_update_descriptor(r->rdi, r->rsi);
 	case __HYPERVISOR_physdev_op:
-		return do_physdev_op(a[0], a[1]);
+		return do_physdev_op(r->rdi, r->rsi);
 	case __HYPERVISOR_grant_table_op:
-		return do_grant_table_op(a[0], a[1], a[2]);
+		return do_grant_table_op(r->rdi, r->rsi, r->rdx);
 	case __HYPERVISOR_memory_op:
-		return do_memory_op(a[0], a[1]);
+		return do_memory_op(r->rdi, r->rsi);
 	case __HYPERVISOR_console_io:
-		return do_console_io(a[0], a[1], a[2]);
+		return do_console_io(r->rdi, r->rsi, r->rdx);
 	case __HYPERVISOR_xen_version:
-		return do_xen_version(a[0], a[1]);
+		return do_xen_version(r->rdi, r->rsi);
 	case __HYPERVISOR_set_trap_table:
-		return do_set_trap_table(a[0]);
+		return do_set_trap_table(r->rdi);
 	case __HYPERVISOR_set_gdt:
-		return do_set_gdt(a[0], a[1]);
+		return do_set_gdt(r->rdi, r->rsi);
 	case __HYPERVISOR_set_debugreg:
-		return do_set_debugreg(a[0], a[1]);
+		return do_set_debugreg(r->rdi, r->rsi);
 	case __HYPERVISOR_get_debugreg:
-		return do_get_debugreg(a[0]);
+		return do_get_debugreg(r->rdi);
 	case __HYPERVISOR_update_va_mapping_otherdomain:
-		return do_update_va_mapping_otherdomain(a[0], a[1], a[2], a[3]);
+		return do_update_va_mapping_otherdomain(r->rdi, r->rsi, r->rdx, r->r10);
 	case __HYPERVISOR_vm_assist:
-		return do_vm_assist(a[0], a[1]);
+		return do_vm_assist(r->rdi, r->rsi);
 	case __HYPERVISOR_callback_op:
-		return do_callback_op(a[0], a[1]);
+		return do_callback_op(r->rdi, r->rsi);
 	case __HYPERVISOR_nmi_op:
-		return do_nmi_op(a[0], a[1]);
+		return do_nmi_op(r->rdi, r->rsi);
 	case __HYPERVISOR_platform_op:
-		return do_platform_op(a[0]);
+		return do_platform_op(r->rdi);
 	case __HYPERVISOR_sysctl:
-		return do_sysctl(a[0]);
+		return do_sysctl(r->rdi);
 	case __HYPERVISOR_domctl:
-		return do_domctl(a[0]);
+		return do_domctl(r->rdi);
 	case __HYPERVISOR_multicall:
-		return do_multicall(a[0], a[1]);
+		return do_multicall(r->rdi, r->rsi);
 	default:
 		return -ENOSYS;
 	}
 }
 
-/* Apart, so that iret does not pass through it. */
-static __attribute__((noinline)) void call(struct cpu_user_regs *r)
+void hypercall(struct cpu_user_regs *r)
 {
-	const arg_t arguments[NR_ARGUMENTS] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9};
-	long rc = dispatch(r->rax, arguments);
+	long rc;
 
+	irq_enable();
+	if (r->rax == __HYPERVISOR_iret) {
+		do_iret(); /* sets all registers */
+		return;
+	}
+	rc = dispatch(r);
 	if (unlikely(rc == -ERESTART))
 		r->rip -= SYSCALL_BYTES; /* rax still has the number */
 	else
 		r->rax = (uint64_t)rc;
-}
-
-void hypercall(struct cpu_user_regs *r)
-{
-	if (r->rax == __HYPERVISOR_iret)
-		do_iret(); /* sets all registers */
-	else
-		call(r);
 }
 
 long do_multicall(arg_t calls, arg_t count)
@@ -152,14 +151,20 @@ long do_multicall(arg_t calls, arg_t count)
 		return -EINVAL;
 	while (count) {
 		multicall_entry_t *c = &multicall[cpu].call;
-		arg_t arguments[NR_ARGUMENTS];
+		struct cpu_user_regs r;
 		long result;
 
 		if (copy_from_guest(c, GUEST_VA(calls), sizeof(*c)))
 			return -EFAULT;
-		memcpy(arguments, c->args, sizeof(arguments));
+		r.rax = c->op;
+		r.rdi = c->args[0];
+		r.rsi = c->args[1];
+		r.rdx = c->args[2];
+		r.r10 = c->args[3];
+		r.r8 = c->args[4];
+		r.r9 = c->args[5];
 		multicall[cpu].active = true;
-		result = dispatch(c->op, arguments);
+		result = dispatch(&r);
 		multicall[cpu].active = false;
 		if (result == -ERESTART) {
 			if (copy_to_guest(GUEST_VA(calls), c, sizeof(*c)))

@@ -91,8 +91,22 @@ static bool leaks(uint64_t pte, const struct domain *table_owner)
 	       mfn_valid(pte_mfn(address));
 }
 
+/* Nearly always it has that type already. */
+static inline int get_writable(struct frame *f)
+{
+	uint64_t word = READ_ONCE(f->type);
+
+	if (likely((word & (TYPE_MASK | TYPE_BUSY)) == (uint64_t)TYPE_WRITABLE << TYPE_SHIFT &&
+		   (uint32_t)word - 1 < TYPE_COUNT_MASK - 1) &&
+	    likely(__atomic_compare_exchange_n(&f->type, &word, word + 1, false, __ATOMIC_SEQ_CST,
+					       __ATOMIC_RELAXED)))
+		return 0;
+	return frame_get_type(f, TYPE_WRITABLE);
+}
+
 /* An L1 entry takes its references. The rights of the entry decide under which type. */
-static int hold_l1e(uint64_t pte, const struct domain *table_owner, const struct domain *subject)
+static inline __attribute__((always_inline)) int
+hold_l1e(uint64_t pte, const struct domain *table_owner, const struct domain *subject)
 {
 	mfn_t m = pte_mfn(pte);
 	struct frame *f;
@@ -108,7 +122,7 @@ static int hold_l1e(uint64_t pte, const struct domain *table_owner, const struct
 	if (!frame_get(f, subject))
 		return -EPERM;
 	if (pte & PTE_RW) {
-		int rc = frame_get_type(f, TYPE_WRITABLE);
+		int rc = get_writable(f);
 
 		if (rc) {
 			frame_put(f);
@@ -120,7 +134,7 @@ static int hold_l1e(uint64_t pte, const struct domain *table_owner, const struct
 	return 0;
 }
 
-static void drop_l1e(uint64_t pte)
+static inline void drop_l1e(uint64_t pte)
 {
 	mfn_t m = pte_mfn(pte);
 
@@ -548,23 +562,23 @@ void page_unlock(struct domain *d)
 enum exchange { TAKE_ANY, KEEP_AD, EXACTLY };
 
 /* Replace the entry; *old is what it is believed to be, and gets what it was. False: EXACTLY, and it was something else. */
-static bool exchange(struct frame *f, unsigned level, unsigned index, uint64_t *old, uint64_t value,
-		     enum exchange how)
+static inline bool exchange(const struct frame *f, unsigned level, unsigned index, uint64_t *entry,
+			    uint64_t *old, uint64_t value, enum exchange how)
 {
-	uint64_t *entry = (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
 	const uint64_t ad = PTE_A | PTE_D;
-	uint64_t fresh;
+	bool done = true;
 
-	do {
-		fresh = how == KEEP_AD ? value | (*old & ad) : value;
-		if (__atomic_compare_exchange_n(entry, old, fresh, false, __ATOMIC_SEQ_CST,
-						__ATOMIC_RELAXED)) {
-			if (level == 4)
-				xpti_entry_changed(frame_mfn(f), index);
-			return true;
-		}
-	} while (how != EXACTLY);
-	return false;
+	if (likely(how == TAKE_ANY))
+		*old = __atomic_exchange_n(entry, value, __ATOMIC_SEQ_CST);
+	else
+		do {
+			done = __atomic_compare_exchange_n(
+				entry, old, how == KEEP_AD ? value | (*old & ad) : value, false,
+				__ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+		} while (!done && how == KEEP_AD);
+	if (done && level == 4)
+		xpti_entry_changed(frame_mfn(f), index);
+	return done;
 }
 
 static bool is_valid_table(const struct frame *f, unsigned level)
@@ -575,10 +589,11 @@ static bool is_valid_table(const struct frame *f, unsigned level)
 	       type_of(word) == table_type(level);
 }
 
+/* entry: where it is; old: what it is believed to be. */
 static inline __attribute__((always_inline)) int update(struct frame *f, unsigned level,
-							unsigned index, uint64_t old,
-							uint64_t value, enum exchange how,
-							struct domain *subject)
+							unsigned index, uint64_t *entry,
+							uint64_t old, uint64_t value,
+							enum exchange how, struct domain *subject)
 {
 	uint64_t held = PTE_ADDR | PTE_P | (level == 1 ? PTE_RW | L1_CACHE_FLAGS : 0);
 	int rc;
@@ -591,7 +606,9 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 		how = TAKE_ANY;
 	/* What is held does not change: other rights only. */
 	if (!((old ^ value) & held) && (old & PTE_P))
-		return exchange(f, level, index, &old, adjusted(value, level), how) ? 0 : -EAGAIN;
+		return exchange(f, level, index, entry, &old, adjusted(value, level), how)
+			       ? 0
+			       : -EAGAIN;
 	rc = level == 1 ? hold_l1e(value, f->owner, subject) : hold_table(value, level, f->owner);
 	if (rc)
 		return rc;
@@ -602,7 +619,7 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 		return -EINVAL;
 	}
 	/* Of the two, the one that does not stand in the table gives up what it held. */
-	if (!exchange(f, level, index, &old, adjusted(value, level), how)) {
+	if (!exchange(f, level, index, entry, &old, adjusted(value, level), how)) {
 		rc = -EAGAIN;
 		old = value;
 	}
@@ -613,22 +630,27 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 	return rc;
 }
 
+static inline uint64_t *entry_of(const struct frame *f, unsigned index)
+{
+	return (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
+}
+
 int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
 	      struct domain *subject)
 {
-	uint64_t old = READ_ONCE(((uint64_t *)mfn_to_ptr(frame_mfn(f)))[index]);
+	uint64_t *entry = entry_of(f, index), old = READ_ONCE(*entry);
 	enum exchange how = preserve_ad ? KEEP_AD : TAKE_ANY;
 
 	/* Nearly all are of this level, and get code of their own. */
 	if (likely(level == 1))
-		return update(f, 1, index, old, value, how, subject);
-	return update(f, level, index, old, value, how, subject);
+		return update(f, 1, index, entry, old, value, how, subject);
+	return update(f, level, index, entry, old, value, how, subject);
 }
 
 int pt_compare_exchange(struct frame *f, unsigned level, unsigned index, uint64_t old,
 			uint64_t value)
 {
-	return update(f, level, index, old, value, EXACTLY, f->owner);
+	return update(f, level, index, entry_of(f, index), old, value, EXACTLY, f->owner);
 }
 
 int frame_pin(struct frame *f, enum page_type type)
