@@ -86,8 +86,8 @@ bool no_fault(void (*fn)(uint64_t arg), uint64_t arg);
 extern struct regs caught;
 extern uint64_t caught_cr2;
 
-/* The event upcalls so far. Pending bits are cleared, no port is looked at. */
-extern volatile uint64_t upcalls;
+/* The event upcalls so far, and what the last one interrupted. Pending bits are cleared, no port is looked at. */
+extern volatile uint64_t upcalls, upcall_rip;
 /* Events let through or held back; what is pending is delivered at once. */
 void events_allow(bool allow);
 
@@ -130,6 +130,7 @@ extern uint64_t user_l4_mfn;
 struct regs user_regs(uint64_t rip);
 /* Enter user mode with these registers; they are what they were when it came back, and vector says how. iret_flags: VGCF_*. */
 void run_user(struct regs *r, uint64_t iret_flags);
+extern bool mask_on_entry;	    /* whether events were masked when it had come back */
 extern uint64_t kernel_entry_stack; /* where entries from user mode push their frame */
 
 /* ---- page tables (paging.c) ---- */

@@ -8,7 +8,7 @@
 
 struct regs caught;
 uint64_t caught_cr2;
-volatile uint64_t upcalls;
+volatile uint64_t upcalls, upcall_rip;
 
 static uint64_t catch_place;
 static bool catching;
@@ -53,6 +53,7 @@ static void handle(const struct regs *r)
 	bool from_user = (r->cs & 3) == 3;
 
 	if (r->vector == VECTOR_EVENT) {
+		upcall_rip = r->rip;
 		take_events();
 		return;
 	}

@@ -5,6 +5,7 @@
 #define IF_FLAG 0x200
 
 uint64_t user_l4_mfn, kernel_entry_stack;
+bool mask_on_entry;
 
 static struct regs came_back;
 static uint64_t place;
@@ -50,6 +51,7 @@ bool user_came_back(const struct regs *r)
 		return false;
 	waiting = false;
 	came_back = *r;
+	mask_on_entry = shared_info->vcpu_info[0].evtchn_upcall_mask;
 	/* Its mask is the user program's. */
 	events_allow(false);
 	land(place, 1);
