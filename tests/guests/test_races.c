@@ -304,6 +304,55 @@ static void exchanges(void)
 	      before);
 }
 
+/* One is mapped between the look at it and its going: it has gone and is still there, while another has come. */
+static uint64_t mapper_entry;
+
+static long update(uint64_t ptr, uint64_t value)
+{
+	struct mmu_update u = {ptr, value};
+
+	return hypercall4(__HYPERVISOR_mmu_update, VA(&u), 1, 0, DOMID_SELF);
+}
+
+static void map_what_goes(void)
+{
+	for (unsigned i = 0; i < 32; i++) {
+		update(mapper_entry, list[0] << PAGE_SHIFT | RW);
+		for (unsigned k = 0; k < i; k++)
+			wait_a_little();
+		update(mapper_entry, 0);
+		wait_a_little();
+	}
+}
+
+static void exchange_and_mapper(void)
+{
+	long before = reservation();
+	void *page = page_alloc();
+	uint64_t done = 0, refused = 0;
+
+	list[0] = mfn_of(page);
+	CHECK_EQ("unmap", set_mapping(page, 0), 0);
+	if (!entry_at(l4_mfn(), SCRATCH, 1))
+		map_at(l4_mfn(), SCRATCH, 0);
+	mapper_entry = machine_address(entry_at(l4_mfn(), SCRATCH + PAGE_SIZE, 1));
+	begin(map_what_goes);
+	while (goes_on(done && refused)) {
+		xen_pfn_t out = 1ull << 20;
+		long rc = exchange(&list[0], &out);
+
+		CHECK(reservation() <= before, "after %llu exchanges it has %ld pages, not %ld",
+		      (unsigned long long)done, reservation(), before);
+		if (rc == 0)
+			list[0] = out;
+		done += rc == 0;
+		refused += rc != 0;
+	}
+	second_stop();
+	CHECK(done && refused, "%llu exchanges, %llu refused", (unsigned long long)done,
+	      (unsigned long long)refused);
+}
+
 /* ---- arguments that change ---- */
 
 #define CALLS 16u
@@ -437,6 +486,7 @@ const struct part parts[] = {{"contexts", contexts},
 			     {"descriptors-and-writer", descriptors_and_writer},
 			     {"given-back-and-writer", given_back_and_writer},
 			     {"exchanges", exchanges},
+			     {"exchange-and-mapper", exchange_and_mapper},
 			     {"arguments", arguments},
 			     {"tables", tables},
 			     {"long-lock", long_lock},

@@ -350,6 +350,19 @@ bool domain_drop_frame(struct domain *d, struct frame *f)
 	return ref & REF_ALLOCATED;
 }
 
+bool domain_drop_unused(struct domain *d, struct frame *f)
+{
+	uint32_t alone = REF_ALLOCATED | 2;
+	bool was_alone;
+
+	if (!frame_get(f, d))
+		return false;
+	was_alone = __atomic_compare_exchange_n(&f->ref, &alone, 1, false, __ATOMIC_SEQ_CST,
+						__ATOMIC_RELAXED);
+	frame_put(f);
+	return was_alone;
+}
+
 bool domain_may_map_io(const struct domain *d, mfn_t m)
 {
 	return m.v < 1ull << (cpu_features.phys_bits - PAGE_SHIFT) &&

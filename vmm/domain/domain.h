@@ -217,5 +217,7 @@ void domain_add_frame(struct domain *d, struct frame *f);
 void domain_remove_frame(struct domain *d, struct frame *f);
 /* The domain gives a frame back: it is freed when nobody refers to it any more. False: not its own, or given back already. */
 bool domain_drop_frame(struct domain *d, struct frame *f);
+/* The same when nobody else refers to it, so that it is gone at once. */
+bool domain_drop_unused(struct domain *d, struct frame *f);
 
 #endif

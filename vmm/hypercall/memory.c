@@ -101,11 +101,14 @@ static long grow(arg_t command, arg_t arg, uint64_t done, bool populate)
 	return (long)done;
 }
 
-static bool drop_extent(struct domain *d, uint64_t first, unsigned order)
+static bool drop_extent(struct domain *d, uint64_t first, unsigned order, bool unused)
 {
-	for (uint64_t i = 0; i < 1ull << order; i++)
-		if (!mfn_valid(MFN(first + i)) || !domain_drop_frame(d, mfn_frame(MFN(first + i))))
+	for (uint64_t i = 0; i < 1ull << order; i++) {
+		struct frame *f = mfn_valid(MFN(first + i)) ? mfn_frame(MFN(first + i)) : NULL;
+
+		if (!f || !(unused ? domain_drop_unused(d, f) : domain_drop_frame(d, f)))
 			return false;
+	}
 	return true;
 }
 
@@ -129,7 +132,8 @@ static long shrink(arg_t command, arg_t arg, uint64_t done)
 			domain_put(d);
 			return again(command, done);
 		}
-		if (from_guest(&mfn, r.extent_start, done) || !drop_extent(d, mfn, r.extent_order))
+		if (from_guest(&mfn, r.extent_start, done) ||
+		    !drop_extent(d, mfn, r.extent_order, false))
 			break;
 	}
 	domain_put(d);
@@ -147,7 +151,8 @@ static bool is_unused(const struct frame *f, const struct domain *d)
 
 /*
  * One extent of the larger order, given in extents of the smaller: from `in` to `out`. New frames first, so that failing changes nothing. They become the
- * domain's when as many old ones have gone: its other vCPUs may have changed the list or given them back meanwhile, and nobody gets more that way.
+ * domain's when as many old ones have gone for good: its other vCPUs may have changed the list, given them back or mapped them meanwhile, and nobody gets
+ * more that way.
  */
 static int exchange_chunk(struct domain *d, const struct xen_memory_exchange *x, uint64_t chunk,
 			  unsigned big)
@@ -180,7 +185,7 @@ static int exchange_chunk(struct domain *d, const struct xen_memory_exchange *x,
 		xen_pfn_t mfn;
 
 		if (from_guest(&mfn, x->in.extent_start, chunk * in_each + i) ||
-		    !drop_extent(d, mfn, x->in.extent_order))
+		    !drop_extent(d, mfn, x->in.extent_order, true))
 			rc = -EINVAL;
 	}
 	if (rc) {
