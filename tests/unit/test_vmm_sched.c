@@ -221,14 +221,20 @@ static void settle_down(void)
 	}
 }
 
-static void pass(uint64_t ms)
+/* Timers are late by up to a step. */
+static void pass_in_steps(uint64_t ms, uint64_t step)
 {
-	while (ms--) {
-		now += MS;
+	for (; ms >= step; ms -= step) {
+		now += step * MS;
 		for (unsigned c = 0; c < nr_cpus; c++)
 			raise_soft(&pcpus[c], SOFT_TIMER);
 		settle_down();
 	}
+}
+
+static void pass(uint64_t ms)
+{
+	pass_in_steps(ms, 1);
 }
 
 static uint64_t ran(struct vcpu *v)
@@ -323,8 +329,68 @@ static void shares_by_weight(void)
 	x = ran(a->vcpu[0]);
 	y = ran(b->vcpu[0]);
 	CHECK(x + y == 6000);
-	CHECK_MSG(x > 3700 && x < 4300, "weight 512 beside 256 ran for %llu of 6000 ms",
+	CHECK_MSG(x > 3800 && x < 4200, "weight 512 beside 256 ran for %llu of 6000 ms",
 		  (unsigned long long)x);
+}
+
+/* Bound to one of two CPUs they are given credit for both: their turns keep to the weights. */
+static void shares_a_cpu_they_are_bound_to(void)
+{
+	static const unsigned weights[] = {256, 512, 1024};
+	struct domain *d[3];
+
+	begin(2);
+	for (unsigned i = 0; i < 3; i++) {
+		d[i] = add_domain(i, 1);
+		sched_set_share(d[i], weights[i], 0);
+		vcpu_set_affinity(d[i]->vcpu[0], 2);
+		start(d[i]->vcpu[0]);
+	}
+	settle_down();
+	pass(7000);
+	for (unsigned i = 0; i < 3; i++) {
+		uint64_t due = 7000 * weights[i] / 1792, x = ran(d[i]->vcpu[0]);
+
+		CHECK_MSG(x > due * 97 / 100 && x < due * 103 / 100,
+			  "weight %u ran for %llu of 7000 ms", weights[i], (unsigned long long)x);
+	}
+}
+
+/* One that sleeps and is woken all the time does not get ahead of its turn by that, nor does one that slept for long. */
+static void waking_is_no_advantage(void)
+{
+	struct domain *a, *b;
+	struct vcpu *v;
+	uint64_t before;
+
+	begin(2);
+	a = add_domain(0, 1);
+	b = add_domain(1, 1);
+	v = a->vcpu[0];
+	vcpu_set_affinity(v, 1);
+	vcpu_set_affinity(b->vcpu[0], 1);
+	start(v);
+	start(b->vcpu[0]);
+	for (unsigned i = 0; i < 3000; i++) {
+		settle_down();
+		/* It gives the CPU up shortly before anybody would take it away. */
+		if (runs_on(0) == v && i % 8 == 7) {
+			vcpu_block();
+			settle_down();
+			vcpu_unblock(v);
+		}
+		pass(1);
+	}
+	CHECK_MSG(ran(v) < 1600, "it ran for %llu of 3000 ms", (unsigned long long)ran(v));
+	v->pause_count++;
+	vcpu_sleep(v);
+	pass(5000);
+	v->pause_count--;
+	before = ran(v);
+	vcpu_wake(v);
+	pass(1000);
+	CHECK_MSG(ran(v) - before < 540, "after a long sleep it ran for %llu of 1000 ms",
+		  (unsigned long long)(ran(v) - before));
 }
 
 static void shares_equally_without_credit(void)
@@ -355,7 +421,12 @@ static void keeps_to_caps(void)
 	settle_down();
 	pass(6000);
 	x = ran(d->vcpu[0]);
-	CHECK_MSG(x > 2100 && x < 2700, "capped at 40 per cent it ran for %llu of 6000 ms",
+	CHECK_MSG(x > 2280 && x < 2520, "capped at 40 per cent it ran for %llu of 6000 ms",
+		  (unsigned long long)x);
+	/* The same where all is late. */
+	pass_in_steps(7000, 7);
+	x = ran(d->vcpu[0]) - x;
+	CHECK_MSG(x > 2660 && x < 2940, "capped at 40 per cent it ran for %llu of 7000 ms",
 		  (unsigned long long)x);
 	/* Without the cap it has the CPU again. */
 	sched_set_share(d, 256, 0);
@@ -552,6 +623,6 @@ static void holds_under_anything(void)
 }
 
 UNIT_MAIN(TEST(runs_what_can), TEST(blocks_unless_an_event_is_there), TEST(shares_by_weight),
-	  TEST(shares_equally_without_credit), TEST(keeps_to_caps), TEST(wakes_at_once),
+	  TEST(shares_a_cpu_they_are_bound_to), TEST(waking_is_no_advantage), TEST(shares_equally_without_credit), TEST(keeps_to_caps), TEST(wakes_at_once),
 	  TEST(yields), TEST(idle_processors_take_work), TEST(keeps_to_affinity),
 	  TEST(is_not_taken_before_it_is_saved), TEST(holds_under_anything))

@@ -102,6 +102,8 @@ struct vcpu {
 	uint32_t poll_port;
 	uint64_t affinity; /* CPUs that it may run on */
 	int64_t credit;
+	int64_t turn;		 /* time that it has run by its weight: whose is least is next in its class */
+	unsigned part;		 /* of its domain's weight, in 1/16; 0: not known yet */
 	bool running;		 /* some CPU has it loaded */
 	bool boosted;		 /* woken by an event: goes before others that have credit */
 	bool parked;		 /* has used what its domain's cap allows */

@@ -652,27 +652,42 @@ static struct domain *subject(domid_t id, int16_t *status)
 	return d;
 }
 
+int grants_frame(struct domain *d, uint64_t i, xen_pfn_t *mfn)
+{
+	struct grant_state *g = d->grants;
+	int rc = i < g->max_frames ? 0 : -EINVAL;
+
+	spin_lock(&g->lock);
+	if (!rc)
+		rc = d->dying ? -ESRCH : grow_table(d, (uint32_t)i + 1);
+	if (!rc)
+		*mfn = ptr_to_mfn(g->frame[i]).v;
+	spin_unlock(&g->lock);
+	return rc;
+}
+
+uint32_t grants_max_frames(const struct domain *d)
+{
+	return d->grants->max_frames;
+}
+
 static long setup_table(guest_va_t arg)
 {
 	struct gnttab_setup_table op;
-	struct grant_state *g;
 	struct domain *d;
 
 	if (copy_from_guest(&op, arg, sizeof(op)))
 		return -EFAULT;
 	d = subject(op.dom, &op.status);
 	if (d) {
-		g = d->grants;
-		spin_lock(&g->lock);
-		if (op.nr_frames > g->max_frames)
+		if (op.nr_frames > d->grants->max_frames)
 			op.status = GNTST_general_error;
-		else if (d->dying || grow_table(d, op.nr_frames))
-			op.status = GNTST_no_space;
-		spin_unlock(&g->lock);
 		for (uint32_t i = 0; !op.status && i < op.nr_frames; i++) {
-			xen_pfn_t frame = ptr_to_mfn(g->frame[i]).v;
+			xen_pfn_t frame;
 
-			if (to_guest(op.frame_list, i, &frame))
+			if (grants_frame(d, i, &frame))
+				op.status = GNTST_no_space;
+			else if (to_guest(op.frame_list, i, &frame))
 				op.status = GNTST_bad_virt_addr;
 		}
 		domain_put(d);

@@ -17,6 +17,9 @@ int grants_release_mappings(struct domain *d);
 void grants_unshare(struct domain *d);
 /* The last: no mapping of any of its grants is left. */
 void grants_free(struct domain *d);
+/* Frame i of the table, which grows to it: for those who may map it. 0, -EINVAL (beyond the most), -ENOMEM, -ESRCH (dying). */
+int grants_frame(struct domain *d, uint64_t i, xen_pfn_t *mfn);
+uint32_t grants_max_frames(const struct domain *d);
 /* The auditor's: who has the frame of an entry in use. False: there is no entry of that number, nor any further. */
 bool grants_pins(const struct domain *d, uint32_t ref, mfn_t *m, uint32_t *readers,
 		 uint32_t *writers);

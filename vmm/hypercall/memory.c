@@ -7,6 +7,7 @@
 #include "vmm/boot/boot.h"
 #include "vmm/cpu/pcpu.h"
 #include "vmm/domain/domain.h"
+#include "vmm/hypercall/grant_table.h"
 #include "vmm/hypercall/hypercall.h"
 #include "vmm/mm/access.h"
 #include "vmm/mm/heap.h"
@@ -313,6 +314,41 @@ static long machphys_frames(arg_t arg)
 	return copy_to_guest(GUEST_VA(arg), &op, sizeof(op));
 }
 
+/* Frames of a domain's grant table for a tool that maps them; no frames and no list: how many there can be. */
+static long acquire_resource(arg_t arg)
+{
+	struct xen_mem_acquire_resource op;
+	struct domain *d;
+	xen_pfn_t mfn;
+	int rc;
+
+	if (!current->domain->privileged)
+		return -EPERM;
+	if (copy_from_guest(&op, GUEST_VA(arg), sizeof(op)))
+		return -EFAULT;
+	if (op.pad)
+		return -EINVAL;
+	if (op.type != XENMEM_resource_grant_table)
+		return -EOPNOTSUPP;
+	if (op.id != XENMEM_resource_grant_table_id_shared || !op.nr_frames != !op.frame_list.p)
+		return -EINVAL;
+	rc = subject(op.domid, &d);
+	if (rc)
+		return rc;
+	if (!op.nr_frames) {
+		op.nr_frames = grants_max_frames(d);
+		rc = copy_to_guest(GUEST_VA(arg), &op, sizeof(op));
+	}
+	/* Ends at the last frame that there can be at the latest. */
+	for (uint32_t i = 0; !rc && op.frame_list.p && i < op.nr_frames; i++) {
+		rc = grants_frame(d, op.frame + i, &mfn);
+		if (!rc && to_guest(op.frame_list, i, &mfn))
+			rc = -EFAULT;
+	}
+	domain_put(d);
+	return rc;
+}
+
 struct e820_entry {
 	uint64_t start, bytes;
 	uint32_t type;
@@ -359,8 +395,9 @@ long do_memory_op(arg_t command, arg_t arg)
 		return reservation(arg, command & COMMAND_MASK);
 	case XENMEM_claim_pages:
 		return claim_pages(arg);
-	case XENMEM_acquire_resource: /* tools then map the frames themselves */
-	case XENMEM_get_vnumainfo:    /* no domain has virtual nodes */
+	case XENMEM_acquire_resource:
+		return acquire_resource(arg);
+	case XENMEM_get_vnumainfo: /* no domain has virtual nodes */
 		return -EOPNOTSUPP;
 	case XENMEM_machphys_mfn_list:
 		return machphys_frames(arg);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The scheduler. Each CPU has a run queue with three classes: vCPUs that an event has woken while they had credit, vCPUs with credit, vCPUs without. The first
- * of the best class runs for a slice, then goes to the end of its class. Credit is nanoseconds: running uses it up, and every
- * 30 ms the CPUs' time is given to the domains that want it, by weight. A domain with a cap is given no more than that, and its vCPUs are parked
- * while they owe.
+ * The scheduler. Each CPU has a run queue with three classes: vCPUs that an event has woken while they had credit, vCPUs with credit, vCPUs without. The best
+ * class goes first, and in it whoever has run least by its weight (`turn`), for a slice. Credit is nanoseconds: running uses it up, and
+ * every 30 ms all CPUs' time is given to the domains that want it, by weight. So credit is fair between CPUs, and turns are fair on one, where
+ * vCPUs that are bound to it have more credit than it has time. A domain with a cap is given no more than that, and its vCPUs are parked while
+ * they owe. The turns of two queues do not compare: who changes the queue keeps its distance to the queue's own turn, the least of those with credit.
  *
  * A CPU without anything to run takes from other queues. Whoever queues a vCPU looks for idle CPUs afterwards, and an idle CPU says that
  * it is one before it looks for work, so that none sleeps beside work.
@@ -26,6 +27,7 @@
 #define ACCOUNT_NS     30000000ll
 #define DEBT_CAPPED_NS (10 * ACCOUNT_NS)
 #define WEIGHT_DEFAULT 256u
+#define PART_UNIT      16u /* of vcpu.part */
 
 enum priority { CLASS_BOOST, CLASS_CREDIT, CLASS_DEBT, CLASSES };
 
@@ -36,6 +38,7 @@ struct runqueue {
 	struct vcpu *runs;
 	uint64_t charged; /* its time is accounted for up to here */
 	uint64_t slice_end;
+	int64_t turn;
 	bool yielded;
 	struct timer slice; /* runs only while others wait */
 };
@@ -43,6 +46,7 @@ struct runqueue {
 static struct runqueue queues[MAX_CPUS];
 static uint64_t online_cpus, idle_cpus;
 static struct timer accounting;
+static uint64_t accounted; /* when it was done last; it may be late */
 
 static struct runqueue *queue_of(const struct pcpu *c)
 {
@@ -135,6 +139,8 @@ static void charge(struct runqueue *q, uint64_t now)
 	if (is_idle(v) || used <= 0)
 		return;
 	v->active = true;
+	v->turn += used * WEIGHT_DEFAULT * PART_UNIT /
+		   (v->part ? v->part : WEIGHT_DEFAULT * PART_UNIT);
 	/* Parking is exact enough with the whole cap as each vCPU's allowance; accounting gives each its part. */
 	credit(v, -used, cap != 0, (int64_t)cap * ACCOUNT_NS / 100);
 }
@@ -143,7 +149,13 @@ static void charge(struct runqueue *q, uint64_t now)
 
 static void queue_add(struct runqueue *q, struct vcpu *v)
 {
-	list_add_tail(&q->queue[class_of(v)], &v->queue);
+	struct list *before = &q->queue[class_of(v)];
+
+	/* From the end: most have had less of a turn than the one that just ran. */
+	while (before->prev != &q->queue[class_of(v)] &&
+	       list_entry(before->prev, struct vcpu, queue)->turn > v->turn)
+		before = before->prev;
+	list_add_tail(before, &v->queue);
 	q->nr++;
 }
 
@@ -201,11 +213,24 @@ static void unlock_both(unsigned a, unsigned b)
 		spin_unlock(&queues[b].lock);
 }
 
+/* Idle CPUs that have not been given anything yet. */
+static uint64_t free_cpus(void)
+{
+	uint64_t idle = __atomic_load_n(&idle_cpus, __ATOMIC_SEQ_CST), left = idle;
+
+	bit_for_each(cpu, &idle, MAX_CPUS)
+	{
+		if (READ_ONCE(queues[cpu].nr))
+			bit_clear(&left, cpu);
+	}
+	return left;
+}
+
 /* Where it shall run: where it was, if that CPU is idle or none is; else an idle one; else the shortest queue. */
 static unsigned choose_cpu(const struct vcpu *v, unsigned last)
 {
 	uint64_t may = v->affinity & online_cpus ? v->affinity & online_cpus : online_cpus;
-	uint64_t idle = may & __atomic_load_n(&idle_cpus, __ATOMIC_SEQ_CST);
+	uint64_t idle = may & free_cpus();
 	unsigned best = MAX_CPUS;
 
 	if ((idle ? idle : may) >> last & 1)
@@ -223,7 +248,7 @@ static unsigned choose_cpu(const struct vcpu *v, unsigned last)
 /* Have as many idle CPUs look as can take something of what waits here. */
 static void tell_idle(const struct runqueue *q)
 {
-	uint64_t idle = __atomic_load_n(&idle_cpus, __ATOMIC_SEQ_CST);
+	uint64_t idle = free_cpus();
 
 	for (unsigned c = 0; c < CLASSES && idle; c++) {
 		list_for_each(p, &q->queue[c])
@@ -255,6 +280,22 @@ static void tell(const struct vcpu *v, unsigned cpu)
 	tell_idle(q);
 }
 
+/* Take it to another queue. It is on neither; both are locked. */
+static void change_queue(struct vcpu *v, unsigned cpu)
+{
+	v->turn += queues[cpu].turn - queue_of(v->processor)->turn;
+	v->processor = &pcpus[cpu];
+}
+
+/* One that did not want to run has not saved its turns for later, but for one slice; and it is not boosted while it is ahead. */
+static void returns(struct vcpu *v, bool boost)
+{
+	int64_t now = queue_of(v->processor)->turn, slice = SCHED_SLICE_NS;
+
+	v->turn = MAX(v->turn, now - slice);
+	v->boosted = boost && v->turn <= now + slice;
+}
+
 /* Queue it, if it wants to run and does not: the one function that does. boost: an event woke it. */
 static void place(struct vcpu *v, bool boost)
 {
@@ -271,12 +312,15 @@ static void place(struct vcpu *v, bool boost)
 		unlock_both(last, cpu);
 	}
 	if (!v->running && !is_queued(v)) {
-		uint64_t now = time_now();
+		bool waited = v->state != VCPU_RUNNABLE;
 
-		set_state(v, waiting_state(v), now);
+		set_state(v, waiting_state(v), time_now());
 		if (wants_cpu(v)) {
-			v->processor = &pcpus[cpu];
-			v->boosted = boost;
+			change_queue(v, cpu);
+			if (waited)
+				returns(v, boost);
+			else
+				v->boosted = boost;
 			queue_add(&queues[cpu], v);
 			__atomic_thread_fence(__ATOMIC_SEQ_CST);
 			tell(v, cpu);
@@ -427,7 +471,7 @@ static struct vcpu *steal(unsigned cpu, enum priority than)
 			v = NULL;
 		if (v) {
 			queue_del(q, v);
-			v->processor = &pcpus[cpu];
+			change_queue(v, cpu);
 		}
 		spin_unlock(&q->lock);
 		if (v)
@@ -446,7 +490,8 @@ static struct vcpu *choose(struct runqueue *q, unsigned cpu, uint64_t now)
 		previous->boosted = false;
 	if (wants_cpu(previous) && allowed_on(previous, cpu) &&
 	    (!next || (!yielded && (class_of(next) > class_of(previous) ||
-				    (class_of(next) == class_of(previous) && !over)))))
+				    (class_of(next) == class_of(previous) &&
+				     (!over || previous->turn < next->turn))))))
 		next = previous;
 	if (!next)
 		__atomic_fetch_or(&idle_cpus, 1ull << cpu, __ATOMIC_SEQ_CST);
@@ -459,6 +504,22 @@ static struct vcpu *choose(struct runqueue *q, unsigned cpu, uint64_t now)
 	if (next && next != previous)
 		queue_del(q, next);
 	return next ? next : pcpus[cpu].idle;
+}
+
+/* The previous one is to be queued yet. */
+static void advance_turn(struct runqueue *q, const struct vcpu *previous, const struct vcpu *next)
+{
+	int64_t least = next->turn;
+
+	if (is_idle(next))
+		return;
+	if (wants_cpu(previous) && class_of(previous) != CLASS_DEBT)
+		least = MIN(least, previous->turn);
+	for (unsigned c = CLASS_BOOST; c <= CLASS_CREDIT; c++)
+		if (!list_empty(&q->queue[c]))
+			least = MIN(least,
+				    list_entry(q->queue[c].next, struct vcpu, queue)->turn);
+	q->turn = MAX(q->turn, least);
 }
 
 void schedule(void)
@@ -489,6 +550,7 @@ void schedule(void)
 	set_state(next, VCPU_RUNNING, now);
 	next->running = true;
 	next->active = true;
+	advance_turn(q, previous, next);
 	q->runs = next;
 	spin_unlock(&q->lock);
 	if (!is_idle(next) && next->timer.cpu != c->id)
@@ -549,21 +611,24 @@ static void account_vcpu(struct vcpu *v, int64_t ns, bool capped, int64_t allowa
 		place(v, false);
 }
 
-static void account_domain(struct domain *d, uint64_t weights)
+/* ns: the time since it was done last. */
+static void account_domain(struct domain *d, int64_t ns, uint64_t weights)
 {
 	unsigned weight, cap, active = active_vcpus(d);
 	int64_t share, limit;
 
 	weigh(d, &weight, &cap);
-	share = ACCOUNT_NS * __builtin_popcountll(online_cpus) * weight / (int64_t)weights;
-	limit = ACCOUNT_NS * cap / 100;
+	share = ns * __builtin_popcountll(online_cpus) * weight / (int64_t)weights;
+	limit = ns * cap / 100;
 	if (cap && share > limit)
 		share = limit;
 	for (unsigned i = 0; i < d->nr_vcpus; i++) {
 		struct vcpu *v = d->vcpu[i];
 
-		if (v && READ_ONCE(v->active))
-			account_vcpu(v, share / active, cap != 0, limit / active);
+		if (!v || !READ_ONCE(v->active))
+			continue;
+		WRITE_ONCE(v->part, MAX(weight * PART_UNIT / active, 1u));
+		account_vcpu(v, share / active, cap != 0, limit / active);
 	}
 }
 
@@ -588,14 +653,17 @@ static void balance(void)
 static void account(void *arg)
 {
 	uint64_t now = time_now(), weights = 0;
+	int64_t ns = MIN((int64_t)(now - accounted), DEBT_CAPPED_NS);
 	unsigned weight, cap;
 
 	(void)arg;
+	accounted = now;
 	bit_for_each(cpu, &online_cpus, MAX_CPUS)
 	{
 		uint64_t flags = spin_lock_irq(&queues[cpu].lock);
 
 		charge(&queues[cpu], now);
+		advance_turn(&queues[cpu], queues[cpu].runs, queues[cpu].runs);
 		spin_unlock_irq(&queues[cpu].lock, flags);
 	}
 	spin_lock(&domain_list_lock);
@@ -607,7 +675,7 @@ static void account(void *arg)
 	for (struct domain *d = domain_list; d; d = d->next) {
 		/* One that became active since then waits for the next time. */
 		if (weights && !d->idle && active_vcpus(d))
-			account_domain(d, weights);
+			account_domain(d, ns, weights);
 	}
 	spin_unlock(&domain_list_lock);
 	balance();
@@ -652,6 +720,7 @@ void sched_init_cpu(unsigned cpu)
 	__atomic_fetch_or(&idle_cpus, 1ull << cpu, __ATOMIC_SEQ_CST);
 	vcpu_time_init_cpu(cpu);
 	if (cpu == 0) {
+		accounted = q->charged;
 		timer_init(&accounting, account, NULL, cpu);
 		timer_set(&accounting, q->charged + ACCOUNT_NS);
 	}

@@ -102,11 +102,14 @@ static void first_changed(unsigned cpu)
 {
 	struct timer *first = timers[cpu].first;
 
-	if (&pcpus[cpu] == this_cpu()) {
-		time_set_interrupt(first ? first->expires : 0);
-	} else {
+	if (&pcpus[cpu] != this_cpu()) {
 		raise_soft(&pcpus[cpu], SOFT_TIMER);
 		apic_send(cpu, VECTOR_EVENT);
+	} else if (first && first->expires <= time_now()) {
+		/* Who sets one that is over again and again must not put the interrupt off for all of the CPU's timers. */
+		raise_soft(&pcpus[cpu], SOFT_TIMER);
+	} else {
+		time_set_interrupt(first ? first->expires : 0);
 	}
 }
 
