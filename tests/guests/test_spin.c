@@ -105,10 +105,10 @@ static void repeat(void (*step)(void), unsigned number)
 	}
 }
 
-#define PART(name, step, number)                \
-	static void name(void)                  \
-	{                                       \
-		repeat(step, number);           \
+#define PART(name, step, number)      \
+	static void name(void)        \
+	{                             \
+		repeat(step, number); \
 	}
 PART(computing, compute, 1)
 PART(hypercalls, call, 2)

@@ -623,6 +623,7 @@ static void holds_under_anything(void)
 }
 
 UNIT_MAIN(TEST(runs_what_can), TEST(blocks_unless_an_event_is_there), TEST(shares_by_weight),
-	  TEST(shares_a_cpu_they_are_bound_to), TEST(waking_is_no_advantage), TEST(shares_equally_without_credit), TEST(keeps_to_caps), TEST(wakes_at_once),
+	  TEST(shares_a_cpu_they_are_bound_to), TEST(waking_is_no_advantage),
+	  TEST(shares_equally_without_credit), TEST(keeps_to_caps), TEST(wakes_at_once),
 	  TEST(yields), TEST(idle_processors_take_work), TEST(keeps_to_affinity),
 	  TEST(is_not_taken_before_it_is_saved), TEST(holds_under_anything))

@@ -102,12 +102,12 @@ struct vcpu {
 	uint32_t poll_port;
 	uint64_t affinity; /* CPUs that it may run on */
 	int64_t credit;
-	int64_t turn;		 /* time that it has run by its weight: whose is least is next in its class */
-	unsigned part;		 /* of its domain's weight, in 1/16; 0: not known yet */
-	bool running;		 /* some CPU has it loaded */
-	bool boosted;		 /* woken by an event: goes before others that have credit */
-	bool parked;		 /* has used what its domain's cap allows */
-	bool active;		 /* has run since the last accounting */
+	int64_t turn;  /* time that it has run by its weight: whose is least is next in its class */
+	unsigned part; /* of its domain's weight, in 1/16; 0: not known yet */
+	bool running;  /* some CPU has it loaded */
+	bool boosted;  /* woken by an event: goes before others that have credit */
+	bool parked;   /* has used what its domain's cap allows */
+	bool active;   /* has run since the last accounting */
 	uint64_t affinity_saved; /* while SCHEDOP_pin_override is in force; 0: it is not */
 
 	struct timer timer;    /* singleshot */

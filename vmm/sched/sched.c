@@ -517,8 +517,7 @@ static void advance_turn(struct runqueue *q, const struct vcpu *previous, const 
 		least = MIN(least, previous->turn);
 	for (unsigned c = CLASS_BOOST; c <= CLASS_CREDIT; c++)
 		if (!list_empty(&q->queue[c]))
-			least = MIN(least,
-				    list_entry(q->queue[c].next, struct vcpu, queue)->turn);
+			least = MIN(least, list_entry(q->queue[c].next, struct vcpu, queue)->turn);
 	q->turn = MAX(q->turn, least);
 }
 
