@@ -215,43 +215,31 @@ static bool push_frame(struct cpu_user_regs *regs, uint64_t entry, bool has_erro
 {
 	struct vcpu *v = current;
 	bool was_kernel = v->kernel_mode;
-	uint64_t *sp, bytes = has_error ? 64 : 56;
-	uint8_t mask;
+	uint64_t mask, sp, frame[8] = {regs->rcx, regs->r11, error_code};
+	uint64_t *word = frame + (has_error ? 3 : 2);
 
 	if (!was_kernel)
 		toggle_guest_mode(v);
-	sp = (uint64_t *)((was_kernel ? regs->rsp : v->kernel_sp) & ~15ull);
-	if (!guest_range_ok(GUEST_VA((uint64_t)sp - bytes), bytes))
-		return false;
 	mask = v->info->evtchn_upcall_mask & 1;
-	guest_access_begin();
-	guest_put_word(--sp, regs->ss, fault);
-	guest_put_word(--sp, regs->rsp, fault);
-	guest_put_word(--sp,
-		       (regs->rflags & ~(uint64_t)(EFLAGS_IF | EFLAGS_IOPL)) |
-			       (mask ? 0 : EFLAGS_IF) | (uint64_t)(v->iopl & 3) << 12,
-		       fault);
-	guest_put_word(--sp, (was_kernel ? regs->cs & ~3u : regs->cs) | (uint64_t)mask << 32,
-		       fault);
-	guest_put_word(--sp, regs->rip, fault);
-	if (has_error)
-		guest_put_word(--sp, error_code, fault);
-	guest_put_word(--sp, regs->r11, fault);
-	guest_put_word(--sp, regs->rcx, fault);
-	guest_access_end();
+	*word++ = regs->rip;
+	*word++ = (was_kernel ? regs->cs & ~3u : regs->cs) | mask << 32;
+	*word++ = (regs->rflags & ~(uint64_t)(EFLAGS_IF | EFLAGS_IOPL)) | (mask ? 0 : EFLAGS_IF) |
+		  (uint64_t)v->iopl << 12;
+	*word++ = regs->rsp;
+	*word++ = regs->ss;
+	sp = ((was_kernel ? regs->rsp : v->kernel_sp) & ~15ull) - 8 * (uint64_t)(word - frame);
+	if (copy_to_guest(GUEST_VA(sp), frame, 8 * (uint64_t)(word - frame)))
+		return false;
 	if (mask_events)
 		v->info->evtchn_upcall_mask = 1;
 	regs->rip = entry;
 	regs->cs = SEL_RING3_64;
 	regs->ss = SEL_RING3_SS;
-	regs->rsp = (uint64_t)sp;
+	regs->rsp = sp;
 	regs->rflags = (regs->rflags & ~(uint64_t)RFLAGS_GUEST_CLEAR) | EFLAGS_IF;
 	/* rcx and r11 are in the frame: SYSRET may carry it there. */
 	regs->entry_vector = ENTRY_SYSCALL;
 	return true;
-fault:
-	guest_access_end();
-	return false;
 }
 
 static bool has_error_code(unsigned vector)

@@ -344,29 +344,6 @@ long do_nmi_op(arg_t command, arg_t arg)
 
 /* ---- iret ---- */
 
-static bool read_iret_frame(uint64_t sp, struct iret_context *c)
-{
-	const struct iret_context *from = (const struct iret_context *)sp;
-
-	if (!guest_range_ok(GUEST_VA(sp), sizeof(*c)))
-		return false;
-	guest_access_begin();
-	guest_get_word(&from->rax, c->rax, fault);
-	guest_get_word(&from->r11, c->r11, fault);
-	guest_get_word(&from->rcx, c->rcx, fault);
-	guest_get_word(&from->flags, c->flags, fault);
-	guest_get_word(&from->rip, c->rip, fault);
-	guest_get_word(&from->cs, c->cs, fault);
-	guest_get_word(&from->rflags, c->rflags, fault);
-	guest_get_word(&from->rsp, c->rsp, fault);
-	guest_get_word(&from->ss, c->ss, fault);
-	guest_access_end();
-	return true;
-fault:
-	guest_access_end();
-	return false;
-}
-
 long do_iret(void)
 {
 	struct vcpu *v = current;
@@ -374,7 +351,7 @@ long do_iret(void)
 	struct iret_context c;
 	bool to_user;
 
-	if (unlikely(!read_iret_frame(r->rsp, &c))) {
+	if (copy_from_guest(&c, GUEST_VA(r->rsp), sizeof(c))) {
 		domain_crash(
 			v->domain,
 			"it returns from an exception with a stack at %llx that cannot be read",

@@ -48,12 +48,6 @@ static inline void guest_access_end(void)
 	__asm__ volatile(CLAC ::: "memory");
 }
 
-#define guest_put_word(at, value, fault)                              \
-	__asm__ goto("1: movq %1, %0\n" FIXUP("1b", "%l[" #fault "]") \
-		     :                                                \
-		     : "m"(*(uint64_t *)(at)), "r"((uint64_t)(value)) \
-		     : "memory"                                       \
-		     : fault)
 #define guest_get_word(at, value, fault)                                      \
 	do {                                                                  \
 		uint64_t word_ = 0;                                           \
