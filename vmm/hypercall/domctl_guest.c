@@ -197,6 +197,20 @@ static long ext_vcpu_context(struct domain *d, struct xen_domctl_ext_vcpucontext
 	return 0;
 }
 
+/* Buttons that a PV guest does not have are refused as Xen does. */
+static long send_trigger(struct domain *d, const struct xen_domctl_sendtrigger *op)
+{
+	struct vcpu *v = domain_vcpu(d, op->vcpu);
+
+	if (!v || op->trigger == XEN_DOMCTL_SENDTRIGGER_POWER ||
+	    op->trigger == XEN_DOMCTL_SENDTRIGGER_SLEEP)
+		return -EINVAL;
+	if (op->trigger != XEN_DOMCTL_SENDTRIGGER_NMI)
+		return -ENOSYS;
+	vcpu_send_nmi(v);
+	return 0;
+}
+
 /* ---- memory ---- */
 
 /* How each frame is used, as those who save a domain want to know: in place of its number, with the number's low bits dropped. */
@@ -303,6 +317,8 @@ long domctl_guest(struct domain *d, struct xen_domctl *op, bool *answers)
 	case XEN_DOMCTL_set_ext_vcpucontext:
 		return ext_vcpu_context(d, &op->u.ext_vcpucontext,
 					op->cmd == XEN_DOMCTL_set_ext_vcpucontext);
+	case XEN_DOMCTL_sendtrigger:
+		return send_trigger(d, &op->u.sendtrigger);
 	case XEN_DOMCTL_get_cpu_policy:
 		return cpu_policy_get(d, &op->u.cpu_policy);
 	case XEN_DOMCTL_set_cpu_policy:
