@@ -546,6 +546,7 @@ static void fuzz(void)
 	others.random = noise() | 1;
 	two = second_start(storm_other);
 	events_allow(true);
+	say("in the midst of it");
 	while (made < calls && ticks_now() - began < limit) {
 		if (two)
 			wake_second((ticks_now() - began) / second % 4 == 0);

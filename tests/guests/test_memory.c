@@ -107,6 +107,36 @@ static void descriptor_page(void)
 	CHECK_EQ("gone", hypercall2(__HYPERVISOR_set_gdt, VA(frames), 512) < 0, 1);
 }
 
+#define DATA32 0x00cff3000000ffffull
+KERNEL_CODE(load_es, "mov %edi, %es");
+
+/* What a segment register was loaded from goes, and comes back as data: the processor reads nothing there that was not looked at. */
+static void local_table(void)
+{
+	uint64_t *ldt = page_alloc(), mfn = mfn_of(ldt), *e = scratch_entry();
+	long before = reservation();
+
+	for (unsigned i = 0; i < 512; i++)
+		ldt[i] = DATA32;
+	CHECK_EQ("protect", protect(ldt, false), 0);
+	CHECK_EQ("set_ldt", mmuext(MMUEXT_SET_LDT, VA(ldt), 512), 0);
+	CHECK(no_fault(load_es, 7 * 8 | 7), "a selector of it");
+	CHECK_EQ("writable", protect(ldt, true), -EINVAL);
+	CHECK_EQ("a second mapping, writable", set_entry(e, mfn << PAGE_SHIFT | RW), -EINVAL);
+	CHECK_EQ("as a table of pages", mmuext(MMUEXT_PIN_L1_TABLE, mfn, 0), -EINVAL);
+	CHECK_EQ("given back", give_one(mfn), 1);
+	CHECK_EQ("unmapped", set_mapping(ldt, 0), 0);
+	CHECK(no_fault(load_es, 8 * 8 | 7), "a selector of what is still loaded");
+	CHECK_EQ("reservation while it is loaded", reservation(), before);
+	CHECK_EQ("the same again", mmuext(MMUEXT_SET_LDT, VA(ldt), 512), 0);
+	CHECK_EQ("reservation", reservation(), before - 1);
+	CHECK(!no_fault(load_es, 9 * 8 | 7), "a selector of what is not mapped");
+	CHECK_EQ("no LDT", mmuext(MMUEXT_SET_LDT, 0, 0), 0);
+	CHECK(!no_fault(load_es, 9 * 8 | 7), "a selector of nothing");
+	CHECK_EQ("vector", caught.vector, 13);
+	CHECK_EQ("mapped again", set_entry(e, mfn << PAGE_SHIFT | RW), -EPERM);
+}
+
 /* The page is the hypervisor's own: it is not the guest's to give. */
 static void shared_page(void)
 {
@@ -302,6 +332,7 @@ const struct part parts[] = {{"mapped-page", mapped_page},
 			     {"table", table},
 			     {"table-in-use", table_in_use},
 			     {"descriptor-page", descriptor_page},
+			     {"local-table", local_table},
 			     {"vcpu-info-page", vcpu_info_page},
 			     {"not-ours", not_ours},
 			     {"exchanges", exchanges},

@@ -419,6 +419,90 @@ static void arguments(void)
 	CHECK_EQ("unmap", set_mapping((void *)SCRATCH, 0), 0);
 }
 
+/* ---- each pair of uses of one page ---- */
+
+enum use { AS_L1, AS_L2, AS_L3, AS_L4, AS_WRITABLE, AS_DESCRIPTORS, NR_USES };
+
+static uint64_t used_frame, use_entry[2];
+static enum use wanted[2];
+static volatile bool has[2];
+static volatile uint64_t uses[2], both;
+
+static long take(unsigned who)
+{
+	if (wanted[who] == AS_WRITABLE)
+		return update(use_entry[who], used_frame << PAGE_SHIFT | RW);
+	if (wanted[who] == AS_DESCRIPTORS)
+		return hypercall2(__HYPERVISOR_set_gdt, VA(&used_frame), 512);
+	return mmuext(MMUEXT_PIN_L1_TABLE + (unsigned)wanted[who], used_frame, 0);
+}
+
+static void give_up(unsigned who)
+{
+	if (wanted[who] == AS_WRITABLE)
+		update(use_entry[who], 0);
+	else if (wanted[who] == AS_DESCRIPTORS)
+		hypercall2(__HYPERVISOR_set_gdt, 0, 0);
+	else
+		mmuext(MMUEXT_UNPIN_TABLE, used_frame, 0);
+}
+
+static void use(unsigned who)
+{
+	/* Or the lock of the tables would let one in whenever the other has just taken it. */
+	if (uses[who] > uses[!who] + 4) {
+		wait_a_little();
+		return;
+	}
+	if (take(who)) {
+		/* What an L4 had of the hypervisor's stands there still. */
+		mmuext(MMUEXT_CLEAR_PAGE, used_frame, 0);
+		return;
+	}
+	__atomic_store_n(&has[who], true, __ATOMIC_SEQ_CST);
+	for (unsigned i = 0; i < 40; i++) {
+		both += __atomic_load_n(&has[!who], __ATOMIC_SEQ_CST);
+		__builtin_ia32_pause();
+	}
+	uses[who]++;
+	__atomic_store_n(&has[who], false, __ATOMIC_SEQ_CST);
+	give_up(who);
+}
+
+static void use_second(void)
+{
+	use(1);
+}
+
+/* Invariant 1: whoever has it as one thing is alone; and each gets it some time. */
+static void transitions(void)
+{
+	void *page = page_alloc();
+
+	CHECK_EQ("protect", protect(page, false), 0);
+	used_frame = mfn_of(page);
+	for (unsigned i = 0; i < 2; i++) {
+		if (!entry_at(l4_mfn(), SCRATCH, 1))
+			map_at(l4_mfn(), SCRATCH, 0);
+		use_entry[i] =
+			machine_address(entry_at(l4_mfn(), SCRATCH + (i + 2) * PAGE_SIZE, 1));
+	}
+	for (wanted[0] = AS_L1; wanted[0] < NR_USES; wanted[0]++)
+		for (wanted[1] = wanted[0] + 1; wanted[1] < NR_USES; wanted[1]++) {
+			uses[0] = uses[1] = both = 0;
+			begin(use_second);
+			limit /= 20;
+			while (goes_on(uses[0] > 5 && uses[1] > 5))
+				use(0);
+			second_stop();
+			CHECK(!both, "as %u and %u at once", wanted[0], wanted[1]);
+			CHECK(uses[0] && uses[1], "%llu times %u, %llu times %u",
+			      (unsigned long long)uses[0], wanted[0], (unsigned long long)uses[1],
+			      wanted[1]);
+		}
+	CHECK_EQ("free again", protect(page, true), 0);
+}
+
 /* ---- tables under two ---- */
 
 static void storm_other(void)
@@ -488,6 +572,7 @@ const struct part parts[] = {{"contexts", contexts},
 			     {"exchanges", exchanges},
 			     {"exchange-and-mapper", exchange_and_mapper},
 			     {"arguments", arguments},
+			     {"transitions", transitions},
 			     {"tables", tables},
 			     {"long-lock", long_lock},
 			     {NULL, NULL}};

@@ -299,7 +299,7 @@ static void life_of_others(void)
 {
 	struct sched_pin_override pin = {.pcpu = 0};
 	static uint64_t room[8];
-	xen_commandline_t line;
+	xen_commandline_t line = "";
 
 	for (unsigned n = nr_others(); n--;) {
 		struct sched_remote_shutdown op = {.domain_id = others[n],
@@ -318,7 +318,20 @@ static void life_of_others(void)
 	CHECK_EQ("the build", hypercall2(__HYPERVISOR_xen_version, XENVER_build_id, 0), -EPERM);
 }
 
+/* Lines of nothing, each of which the log begins with its own words: tests/lab/test_attack_guests counts how many get there. */
+static void empty_lines(void)
+{
+	static char text[40000];
+
+	nr_others();
+	memset(text, '\n', sizeof(text));
+	CHECK_EQ("console",
+		 hypercall3(__HYPERVISOR_console_io, CONSOLEIO_write, sizeof(text), VA(text)), 0);
+	pass_time(1100);
+}
+
 const struct part parts[] = {{"tools", tools},
+			     {"empty-lines", empty_lines},
 			     {"devices", devices},
 			     {"memory-of-others", memory_of_others},
 			     {"foreign-mappings", foreign_mappings},
