@@ -158,7 +158,6 @@ struct domain {
 	unsigned weight, cap;
 	int64_t time_offset; /* seconds */
 	uint64_t created_ns;
-	uint32_t ssidref;
 	uint64_t tsc_khz;
 	struct timer watchdog[2]; /* SCHEDOP_watchdog, hypercall/sched_op.h */
 };

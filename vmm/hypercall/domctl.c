@@ -77,7 +77,6 @@ void domain_info(struct domain *d, struct xen_domctl_getdomaininfo *out)
 	out->tot_pages = d->pages;
 	out->max_pages = d->pages_max;
 	out->shared_info_frame = d->dying ? MFN_NONE.v : ptr_to_mfn(d->shared_info).v;
-	out->ssidref = d->ssidref;
 	memcpy(out->handle, d->uuid, sizeof(out->handle));
 }
 

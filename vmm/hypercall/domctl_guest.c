@@ -69,7 +69,6 @@ long domctl_create(struct xen_domctl *op)
 	if (rc)
 		return rc;
 	d->max_vcpus = c->max_vcpus;
-	d->ssidref = c->ssidref;
 	memcpy(d->uuid, c->handle, sizeof(d->uuid));
 	op->domain = id;
 	return 0;
