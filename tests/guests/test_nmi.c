@@ -73,7 +73,7 @@ static void old_call(void)
 static void machine(void)
 {
 	if (!option("machine", 0))
-		skip("nobody sends one");
+		skip("not asked for");
 	ask_for_nmis();
 	say("ready for an NMI");
 	CHECK(!no_fault(spin, 0), "no NMI");
@@ -85,7 +85,7 @@ static void machine(void)
 static void wait(void)
 {
 	if (!option("wait", 0))
-		skip("nobody looks");
+		skip("not asked for");
 	say("ready to be looked at");
 	spin(0);
 }

@@ -5,6 +5,7 @@
  * not written, goes to no other place, into no other use, and not on to a third; what is taken back, given back, or changed meanwhile harms
  * nobody. In the end much is left mapped, for who destroys them in either order. Without a role there is nothing to do.
  * Processors: 2
+ * Only beside dom0.
  */
 #include "tests/guests/lib/grants.h"
 

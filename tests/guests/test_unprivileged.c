@@ -3,6 +3,7 @@
  * A guest beside dom0 asks for what is not its to have: the toolstack's operations, devices, the hypervisor's console, and memory, tables, grants, ports and
  * the life of others: of dom0 and of the guest that `peer=N` names. Each is refused with the error that the interface has for it, and changes nothing.
  * In dom0's place there is nothing to refuse.
+ * Only beside dom0.
  */
 #include "tests/guests/lib/grants.h"
 
