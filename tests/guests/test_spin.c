@@ -12,7 +12,7 @@
 #include <xen/version.h>
 
 #define INSTANT_MS 50
-#define SAY_MS	   500
+#define SAY_MS	   100
 #define STEPS	   10000
 
 static uint64_t instant, pause_between;
