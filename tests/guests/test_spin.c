@@ -12,7 +12,7 @@
 #include <xen/version.h>
 
 #define INSTANT_MS 50
-#define SAY_MS	   100
+#define SAY_MS	   2000
 #define STEPS	   10000
 
 static uint64_t instant, pause_between;
@@ -99,7 +99,7 @@ static void repeat(void (*step)(void), unsigned number)
 	for (next = 0; forever || ticks_now() < end; count++) {
 		step();
 		if (forever && ticks_now() >= next) {
-			say("spin %u: %lu", number, count);
+			say("spin %u: %lu at %lu", number, count, ticks_now());
 			next = ticks_now() + pause_between;
 		}
 	}
