@@ -353,14 +353,17 @@ bool domain_drop_frame(struct domain *d, struct frame *f)
 bool domain_drop_unused(struct domain *d, struct frame *f)
 {
 	uint32_t alone = REF_ALLOCATED | 2;
-	bool was_alone;
 
 	if (!frame_get(f, d))
 		return false;
-	was_alone = __atomic_compare_exchange_n(&f->ref, &alone, 1, false, __ATOMIC_SEQ_CST,
-						__ATOMIC_RELAXED);
-	frame_put(f);
-	return was_alone;
+	/* Both at once: with one left for a moment, another vCPU could take a reference of its own and keep the frame beyond the domain's limit. */
+	if (!__atomic_compare_exchange_n(&f->ref, &alone, 0, false, __ATOMIC_SEQ_CST,
+					 __ATOMIC_RELAXED)) {
+		frame_put(f);
+		return false;
+	}
+	frame_release(f);
+	return true;
 }
 
 bool domain_may_map_io(const struct domain *d, mfn_t m)
