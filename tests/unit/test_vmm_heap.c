@@ -210,5 +210,22 @@ static void newest_clock_counts(void)
 	CHECK_EQ(flushed_since, 2);
 }
 
+static void fails_on_request(void)
+{
+	begin();
+	CHECK_EQ(heap_fail(3, false), 0);
+	for (unsigned n = 1; n <= 6; n++) {
+		void *p = n & 1 ? heap_alloc_pages(n) : heap_zalloc(n);
+
+		CHECK_EQ(!p, n == 3);
+	}
+	CHECK_EQ(heap_fail(2, true), 1);
+	for (unsigned n = 1; n <= 6; n++)
+		CHECK_EQ(mfn_eq(heap_alloc(0, 0), MFN_NONE), n >= 2);
+	CHECK_EQ(heap_fail(0, true), 5);
+	CHECK(!mfn_eq(heap_alloc(0, 0), MFN_NONE));
+	CHECK_EQ(heap_fail(0, false), 0);
+}
+
 UNIT_MAIN(TEST(random_blocks), TEST(until_there_is_nothing), TEST(orders_and_limits),
-	  TEST(newest_clock_counts))
+	  TEST(newest_clock_counts), TEST(fails_on_request))

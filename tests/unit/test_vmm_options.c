@@ -31,7 +31,7 @@ static void nothing_is_the_default(void)
 	CHECK_EQ(o->smap, -1);
 	CHECK_EQ(o->xpti, -1);
 	CHECK_EQ(o->spec_ctrl, -1);
-	CHECK(!o->noreboot && !o->sync_console && !o->tsc_unstable);
+	CHECK(!o->noreboot && !o->sync_console && !o->tsc_unstable && !o->fault_injection);
 	CHECK_EQ(log_console_level, LOG_INFO);
 	CHECK_STR(logged, "");
 }
@@ -133,6 +133,7 @@ static void switches_have_many_words(void)
 	CHECK_EQ(parse("xpti=no")->xpti, 0);
 	CHECK_EQ(parse("xpti=default")->xpti, -1);
 	CHECK_EQ(parse("noreboot=no")->noreboot, false);
+	CHECK_EQ(parse("fault-injection")->fault_injection, true);
 	CHECK_EQ(parse("tsc=unstable")->tsc_unstable, true);
 	CHECK_STR(logged, "");
 	CHECK_EQ(parse("smep=maybe")->smep, -1);

@@ -69,6 +69,7 @@ struct boot_options {
 	enum thunk thunk;
 	bool sync_console;
 	bool tsc_unstable;
+	bool fault_injection; /* debug key f works */
 };
 extern struct boot_options boot_options;
 void options_parse(const char *command_line);

@@ -359,6 +359,8 @@ static enum verdict parse_option(const char *name, const char *value)
 		return judge(!strcmp(value, "default") || set_bool(&boot_options.xpti, value));
 	if (!strcmp(name, "spec-ctrl"))
 		return judge(set_spec_ctrl(value));
+	if (!strcmp(name, "fault-injection"))
+		return judge(set_flag(&boot_options.fault_injection, value));
 	if (!strcmp(name, "tsc"))
 		return judge(set_tsc(value));
 	/* Debian's GRUB scripts add these for UEFI. They switch off what does not exist here. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vmm/hypercall/debug_key.h"
 
+#include "vmm/boot/boot.h"
 #include "vmm/domain/domain.h"
 #include "vmm/hypercall/event_channel.h"
 #include "vmm/hypercall/grant_table.h"
@@ -15,7 +16,7 @@
 static void help(void)
 {
 	log_info(
-		"Debug keys: a audit frames, c CPUs, d registers, e events, g grants, h this, i interrupts, m memory, q domains, r run queues, R restart at once, t time");
+		"Debug keys: a audit frames, c CPUs, d registers, e events, f fail allocations, g grants, h this, i interrupts, m memory, q domains, r run queues, R restart at once, t time");
 }
 
 static void cpus(void)
@@ -93,9 +94,30 @@ static void each_domain(char key)
 	spin_unlock(&domain_list_lock);
 }
 
+/* 12f: the twelfth allocation from now fails; 12F: and all behind it; f: none any more. */
+static void fail_allocations(char key)
+{
+	static uint64_t nth;
+
+	if (key >= '0' && key <= '9') {
+		nth = nth * 10 + (uint64_t)(key - '0');
+		return;
+	}
+	if (boot_options.fault_injection)
+		log_info("Allocations: %lu made to fail", heap_fail(nth, key == 'F'));
+	else
+		log_info("Allocations are made to fail only after a boot with fault-injection");
+	nth = 0;
+}
+
 void debug_key(char key)
 {
 	switch (key) {
+	case '0' ... '9':
+	case 'f':
+	case 'F':
+		fail_allocations(key);
+		break;
 	case 'a':
 		audit_frames();
 		break;

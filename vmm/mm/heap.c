@@ -18,6 +18,7 @@ static spinlock_t heap_lock = SPINLOCK_INIT;
 static uint32_t free_list[ZONES][HEAP_MAX_ORDER + 1];
 static bool lists_made;
 static uint64_t free_frames, total_frames;
+static uint64_t fail_in, fail_then, failures; /* heap_fail: allocations until one fails */
 
 struct frame *frame_table;
 uint64_t frame_max;
@@ -115,6 +116,29 @@ static uint64_t take(unsigned zone, unsigned order, uint64_t limit)
 	return FRAME_NONE;
 }
 
+/* Caller holds heap_lock. */
+static bool made_to_fail(void)
+{
+	if (likely(!fail_in) || --fail_in)
+		return false;
+	fail_in = fail_then;
+	failures++;
+	return true;
+}
+
+uint64_t heap_fail(uint64_t nth, bool on)
+{
+	uint64_t failed;
+
+	spin_lock(&heap_lock);
+	failed = failures;
+	failures = 0;
+	fail_in = nth;
+	fail_then = on;
+	spin_unlock(&heap_lock);
+	return failed;
+}
+
 mfn_t heap_alloc(unsigned order, unsigned bits)
 {
 	uint64_t limit = bits && bits < 64 ? 1ull << (MAX(bits, PAGE_SHIFT) - PAGE_SHIFT) : ~0ull;
@@ -124,6 +148,8 @@ mfn_t heap_alloc(unsigned order, unsigned bits)
 	if (order > HEAP_MAX_ORDER)
 		return MFN_NONE;
 	spin_lock(&heap_lock);
+	if (made_to_fail())
+		limit = 0;
 	if (limit > ZONE_LIMIT)
 		n = take(ZONE_HIGH, order, limit);
 	if (n == FRAME_NONE)

@@ -25,6 +25,9 @@ void heap_free_pages(void *p, unsigned order);
 void *heap_zalloc(size_t bytes);
 void heap_zfree(void *p, size_t bytes);
 
+/* For tests: the nth allocation from now finds no memory, and with `on` all behind it; 0: none. Returns how many did so since the last call. */
+uint64_t heap_fail(uint64_t nth, bool on);
+
 uint64_t heap_free_frames(void);
 uint64_t heap_total_frames(void);
 
