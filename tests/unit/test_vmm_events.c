@@ -774,9 +774,90 @@ static void reset_ends_fifo(void)
 	end();
 }
 
+/* Each way to get a port, where it needs a new bucket and there is no memory: nothing is left of it, and later it works. */
+static long bind_at_edge(unsigned how, uint32_t far)
+{
+	struct evtchn_bind_interdomain pair = {.remote_dom = 2, .remote_port = far};
+	struct evtchn_alloc_unbound unbound = {.dom = DOMID_SELF, .remote_dom = 2};
+	struct evtchn_bind_pirq pirq = {.pirq = 9};
+	struct evtchn_bind_virq virq = {.virq = VIRQ_DEBUG};
+	struct evtchn_bind_ipi ipi = {.vcpu = 1};
+
+	switch (how) {
+	case 0:
+		return call(EVTCHNOP_alloc_unbound, &unbound);
+	case 1:
+		return call(EVTCHNOP_bind_interdomain, &pair);
+	case 2:
+		return call(EVTCHNOP_bind_pirq, &pirq);
+	case 3:
+		return call(EVTCHNOP_bind_virq, &virq);
+	default:
+		return call(EVTCHNOP_bind_ipi, &ipi);
+	}
+}
+
+static void memory_is_short(void)
+{
+	uint32_t far;
+
+	for (unsigned how = 0; how < 5; how++) {
+		begin();
+		CHECK_EQ(rangeset_add(&domains[1].irqs, 9, 9), 0);
+		current = &vcpus[2][0];
+		far = alloc_for(1);
+		current = &vcpus[1][0];
+		while (ipi(0) != PORTS_PER_BUCKET - 1)
+			;
+		unit_fail_alloc(1);
+		CHECK_EQ(bind_at_edge(how, far), -ENOMEM);
+		CHECK_EQ(unit_fail_alloc(0), 1);
+		CHECK_EQ(status_of_port(2, far), EVTCHNSTAT_unbound);
+		CHECK(!evtchn_port_valid(&domains[1], PORTS_PER_BUCKET));
+		CHECK_EQ(vcpus[1][0].virq_port[VIRQ_DEBUG], 0);
+		CHECK_EQ(domains[1].events->pirq_port[9], 0);
+		CHECK_EQ(bound_irqs, 0);
+		CHECK(!spin_is_locked(&binding_lock));
+		CHECK_EQ(bind_at_edge(how, far), 0);
+		CHECK(evtchn_port_valid(&domains[1], PORTS_PER_BUCKET));
+		end();
+	}
+	begin();
+	unit_fail_alloc(1);
+	CHECK_EQ(init_control(0, CONTROL_MFN, 0), -ENOMEM);
+	unit_fail_alloc(0);
+	CHECK_EQ(held, 0);
+	CHECK_EQ(expand(ARRAY_MFN), -EOPNOTSUPP);
+	CHECK_EQ(init_control(0, CONTROL_MFN, 0), 0);
+	CHECK_EQ(held, 1);
+	events_destroy(&domains[2]);
+	events_free(&domains[2]);
+	unit_fail_alloc(1);
+	CHECK_EQ(events_create(&domains[2]), -ENOMEM);
+	unit_fail_alloc(0);
+	CHECK(!domains[2].events);
+	CHECK_EQ(events_create(&domains[2]), 0);
+	end();
+}
+
+/* A toolstack may give a domain ports before vCPUs, or go on when there was no memory for those: there would be nobody to tell of an event. */
+static void without_vcpus(void)
+{
+	struct evtchn_alloc_unbound op = {.dom = 1, .remote_dom = 2};
+
+	begin();
+	current = &vcpus[0][0];
+	domains[1].vcpu[0] = NULL;
+	CHECK_EQ(call(EVTCHNOP_alloc_unbound, &op), -ENOENT);
+	domains[1].vcpu[0] = &vcpus[1][0];
+	CHECK_EQ(call(EVTCHNOP_alloc_unbound, &op), 0);
+	end();
+}
+
 UNIT_MAIN(TEST(connects_and_closes), TEST(connects_to_itself), TEST(survives_the_peer),
 	  TEST(binds_virtual_interrupts), TEST(binds_physical_interrupts),
 	  TEST(has_a_limit_and_reuses), TEST(refuses_nonsense), TEST(two_levels), TEST(ends_polls),
 	  TEST(fifo_setup_is_checked), TEST(fifo_keeps_order_and_priority),
 	  TEST(fifo_takes_over_what_is_pending), TEST(fifo_loses_nothing),
-	  TEST(fifo_withstands_garbage), TEST(fifo_gives_up_a_taken_tail), TEST(reset_ends_fifo))
+	  TEST(fifo_withstands_garbage), TEST(fifo_gives_up_a_taken_tail), TEST(reset_ends_fifo),
+	  TEST(memory_is_short), TEST(without_vcpus))

@@ -428,6 +428,7 @@ static void goes_on_where_it_was(void)
 static void memory_is_short(void)
 {
 	bool worked = false;
+	uint32_t handle;
 
 	for (unsigned n = 1; !worked; n++) {
 		begin();
@@ -444,6 +445,31 @@ static void memory_is_short(void)
 		CHECK_MSG(live_bytes == 0, "%u bytes are left when allocation %u fails", live_bytes,
 			  n);
 	}
+	/* Its second frame; a page for the handles of who maps. */
+	for (unsigned n = 1; n <= 2; n++) {
+		xen_pfn_t mfn;
+
+		begin();
+		allocations = 0;
+		fail_at = n;
+		CHECK_EQ(grants_frame(&granter, 1, &mfn), -ENOMEM);
+		CHECK_EQ(grants_frame(&granter, 1, &mfn), 0);
+		CHECK_EQ(granter.grants->nr_frames, 2);
+	}
+	begin();
+	give(FIRST, 5, GRANTED);
+	allocations = 0;
+	fail_at = 1;
+	CHECK_EQ(map(FIRST, 1, 0, &handle), GNTST_no_space);
+	untouched(5);
+	CHECK_EQ(shared(FIRST)->flags, GRANTED);
+	CHECK_EQ(map(FIRST, 1, 0, &handle), GNTST_okay);
+	CHECK_EQ(unmap(handle, 1), GNTST_okay);
+	grants_unshare(&granter);
+	grants_unshare(&mapper);
+	grants_free(&granter);
+	grants_free(&mapper);
+	CHECK_EQ(live_bytes, 0);
 	CHECK_EQ(grants_create(&granter, 0, 1), -EINVAL);
 	CHECK_EQ(grants_create(&granter, FRAMES_MAX + 1, 1), -EINVAL);
 	CHECK_EQ(grants_create(&granter, 1, MAPTRACK_MAX + 1), -EINVAL);

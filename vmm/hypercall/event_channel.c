@@ -103,12 +103,14 @@ static void clear_pending(struct domain *d, uint32_t port, struct evtchn *c)
 
 /* ---- opening and closing; the binding lock is held ---- */
 
-/* A closed port, which stays so until the caller makes something of it; -ENOSPC, -ENOMEM. */
+/* A closed port, which stays so until the caller makes something of it; -ENOSPC, -ENOMEM; -ENOENT: there is no vCPU yet that could be told. */
 static int port_find(struct domain *d)
 {
 	struct evtchn_state *s = d->events;
 	uint32_t limit = s->fifo ? s->limit : MIN(s->limit, (uint32_t)EVTCHN_2L_NR_CHANNELS);
 
+	if (!d->vcpu[0])
+		return -ENOENT;
 	for (uint32_t port = s->search; port < limit; port++) {
 		struct evtchn **bucket = &s->bucket[port / PORTS_PER_BUCKET], *made, *c;
 
