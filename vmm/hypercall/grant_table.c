@@ -68,6 +68,7 @@ struct grant_state {
 	struct grant_entry_v1 *frame[FRAMES_MAX];
 	struct active *active[FRAMES_MAX]; /* ACTIVE_ORDER pages for each frame */
 	uint32_t nr_maptrack, max_maptrack, free_handle;
+	uint32_t released; /* handles of a domain that ends */
 	struct mapping **maptrack; /* max_maptrack pages at most */
 };
 
@@ -546,14 +547,14 @@ static void give_back(struct domain *d, struct mapping *m, uint32_t handle)
 
 int grants_release_mappings(struct domain *d)
 {
-	const struct grant_state *g = d->grants;
+	struct grant_state *g = d->grants;
 
-	for (uint32_t handle = 0; g && handle < g->nr_maptrack * MAPPINGS_PER_FRAME; handle++) {
+	while (g && g->released < g->nr_maptrack * MAPPINGS_PER_FRAME) {
+		uint32_t handle = g->released++;
 		struct mapping *m = handle_claim(d, handle);
 
-		if (!m)
-			continue;
-		give_back(d, m, handle);
+		if (m)
+			give_back(d, m, handle);
 		if (hypercall_preempt_check())
 			return -ERESTART;
 	}
