@@ -78,7 +78,7 @@ help:
 	@echo '  bench    how fast the engine is on this machine, beside QEMU'
 	@echo '  bench-vmm  what the hypervisor costs, in instructions, beside Xen 4.17 and none'
 	@echo '  demo     two hosts, a Debian guest that moves between them, and what that cost; HYPERVISOR=pagurus: ours'
-	@echo '  lab      two hosts to look around in'
+	@echo '  lab      two hosts to look around in; HYPERVISOR=pagurus: ours'
 	@echo '  run      boot one host on our own hypervisor and log in on its console; run-gdb: under gdb'
 	@echo '  vmm      build the hypervisor: build/vmm/pagurus; vmm-size: its size and lines of code by room'
 	@echo '  install  the command, its unit, man pages, completion, hypervisor and GRUB script; PREFIX=$(PREFIX) DESTDIR='
@@ -196,7 +196,7 @@ demo: setup-build setup-lab
 
 lab: setup-build setup-lab
 	@+$(AGAIN) all
-	@$(ALONE) tests/lab/lab up
+	@$(ALONE) tests/lab/lab up --hypervisor $(or $(HYPERVISOR),xen)
 	@echo
 	@echo 'Two hosts, a and b, are up. Go on with, for example:'
 	@echo '  tests/lab/lab sh a xl list         a command in host a, as root'

@@ -37,11 +37,15 @@ def up(place, args):
             raise LabError(f"the lab '{place.name}' is up already: 'lab --name {place.name} down' ends it,"
                            " or use another name")
         names = list(HOST_NAMES[:args.hosts])
+        kinds = args.hypervisor.split(",")
+        if set(kinds) - {"xen", "pagurus"} or len(kinds) not in (1, args.hosts):
+            raise LabError(f"--hypervisor {args.hypervisor}: give xen or pagurus, once or for each of the {args.hosts} hosts", 2)
         options = {
             "hosts": names, "root": root.root_folder(), "kernel": args.kernel, "smp": args.smp, "mem": args.mem,
             "dom0_mem": args.dom0_mem, "machine": args.machine, "cpu": args.cpu, "xen_args": args.xen_args,
-            "disk": args.disk, "nic": args.nic, "dom0_args": args.dom0_args, "qemu_args": args.qemu_args.split(), "hypervisor": args.hypervisor,
-            "image": project.hypervisor_image() if args.hypervisor == "pagurus" else None,
+            "disk": args.disk, "nic": args.nic, "dom0_args": args.dom0_args, "qemu_args": args.qemu_args.split(),
+            "image": {host: project.hypervisor_image() if kind == "pagurus" else None
+                      for host, kind in zip(names, kinds * args.hosts if len(kinds) == 1 else kinds)},
             "wait": args.wait, "limits": {},
         }
         guests_disk = guests.guests_disk(not args.no_guests)

@@ -81,7 +81,7 @@ def command_line(place, host, options, memory=None, incoming=False):
     """
     root = options["root"]
     kernel = options["kernel"]
-    image = options.get("image")
+    image = options["image"][host]
     xen = f"{PAGURUS_ARGS if image else XEN_ARGS} dom0_mem={options['dom0_mem']}M,max:{options['dom0_mem']}M {options['xen_args']}".strip()
     drivers = ",".join(DISK_DRIVERS[options["disk"]] + NIC_DRIVERS[options["nic"]])
     linux = f"{DOM0_ARGS} lab.host={host} lab.drivers={drivers} {options['dom0_args']}".strip()

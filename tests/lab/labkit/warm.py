@@ -25,7 +25,7 @@ SAVE_SECONDS = 120
 KEPT = 8  # saved hosts, of 0.4 GB each, that may lie unused for longer than:
 UNUSED_SECONDS = 3600
 MACHINE_OPTIONS = ("root", "kernel", "smp", "mem", "dom0_mem", "machine", "cpu", "xen_args", "dom0_args",
-                   "qemu_args", "hypervisor", "image", "disk", "nic")
+                   "qemu_args", "disk", "nic")
 
 
 def _this_boot():
@@ -35,7 +35,7 @@ def _this_boot():
 
 def _folder(host, options):
     version = subprocess.run([qemu.BINARY, "--version"], stdout=subprocess.PIPE, check=True).stdout
-    key = digest(version, host, *(str(options.get(item)) for item in MACHINE_OPTIONS), *_code())
+    key = digest(version, host, str(options["image"][host]), *(str(options.get(item)) for item in MACHINE_OPTIONS), *_code())
     return os.path.join(CACHE, f"warm-{_this_boot()}-{host}-{key}")
 
 
