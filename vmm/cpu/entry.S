@@ -11,8 +11,6 @@
 #include "vmm/cpu/pcpu.h"
 
 /* struct cpu_user_regs; checked by traps.c */
-#define R_r15	 0
-#define R_r11	 48
 #define R_rax	 80
 #define R_rcx	 88
 #define R_rdx	 96

@@ -43,7 +43,6 @@ static void find_extended_state(struct cpu_features *f)
 	}
 	d = leaf(0xd, 1);
 	f->xsaveopt = HAS(d.a, XSAVEOPT);
-	f->xsavec = HAS(d.a, XSAVEC);
 }
 
 static void find_brand(char *brand)
@@ -71,16 +70,12 @@ static void show(const struct cpu_features *f)
 		bool on;
 		const char *name;
 	} list[] = {
-		{f->nx, "NX"},
 		{f->smep, "SMEP"},
 		{f->smap, "SMAP"},
-		{f->umip, "UMIP"},
 		{f->pcid, "PCID"},
 		{f->invpcid, "INVPCID"},
-		{f->page1gb, "1GiB-pages"},
 		{f->xsave, "XSAVE"},
 		{f->xsaveopt, "XSAVEOPT"},
-		{f->fsgsbase, "FSGSBASE"},
 		{f->x2apic, "x2APIC"},
 		{f->tsc_deadline, "TSC-deadline"},
 		{f->invariant_tsc, "invariant-TSC"},
@@ -126,20 +121,14 @@ void cpu_features_init(void)
 
 	require(basic.d, extended.d);
 	f->amd = vendor_is("AuthenticAMD") || vendor_is("HygonGenuine");
-	f->pge = HAS(basic.d, PGE);
 	f->pcid = HAS(basic.c, PCID) && boot_options.pcid;
 	f->x2apic = HAS(basic.c, X2APIC);
 	f->tsc_deadline = HAS(basic.c, TSC_DEADLINE);
 	f->xsave = HAS(basic.c, XSAVE);
-	f->fsgsbase = HAS(seven.b, FSGSBASE);
 	f->smep = HAS(seven.b, SMEP) && boot_options.smep;
 	f->smap = HAS(seven.b, SMAP) && boot_options.smap;
 	f->invpcid = HAS(seven.b, INVPCID);
-	f->umip = HAS(seven.c, UMIP);
 	f->arch_caps = HAS(seven.d, ARCH_CAPS);
-	f->nx = HAS(extended.d, NX);
-	f->page1gb = HAS(extended.d, PAGE1GB);
-	f->rdtscp = HAS(extended.d, RDTSCP);
 	f->invariant_tsc = HAS(power.d, ITSC);
 	f->ibrs = HAS(seven.d, IBRSB) || HAS(sizes.b, IBRS);
 	f->ibpb = HAS(seven.d, IBRSB) || HAS(sizes.b, IBPB);

@@ -187,11 +187,6 @@ int fpu_xsetbv(struct vcpu *v, uint32_t index, uint64_t value)
 	return 0;
 }
 
-uint64_t fpu_xcr0(const struct vcpu *v)
-{
-	return v->fpu->xcr0;
-}
-
 /* What XSAVE has left out because it was in its initial state is not in the area. */
 void fpu_get_legacy(const struct vcpu *v, void *out512)
 {

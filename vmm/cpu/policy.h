@@ -8,8 +8,8 @@
 
 /* What this processor has and the hypervisor uses; filled in at boot, shown in the log. */
 struct cpu_features {
-	bool smep, smap, pcid, invpcid, fsgsbase, xsave, xsaveopt, xsavec, nx, page1gb, pge, umip;
-	bool x2apic, tsc_deadline, invariant_tsc, rdtscp, ibpb, stibp, ibrs, arch_caps;
+	bool smep, smap, pcid, invpcid, xsave, xsaveopt;
+	bool x2apic, tsc_deadline, invariant_tsc, ibpb, stibp, ibrs, arch_caps;
 	bool amd; /* or Hygon */
 	unsigned phys_bits;
 	uint64_t xcr0; /* all that the processor has and we allow */
@@ -56,7 +56,6 @@ void fpu_save(struct vcpu *v);	  /* out of the processor */
 void fpu_restore(struct vcpu *v); /* into it; nothing of another vCPU remains */
 /* XSETBV of a guest: 0 or -EPERM. */
 int fpu_xsetbv(struct vcpu *v, uint32_t index, uint64_t value);
-uint64_t fpu_xcr0(const struct vcpu *v);
 /* The legacy 512 bytes, for vcpu_guest_context; of a vCPU whose state is not in a processor. */
 void fpu_get_legacy(const struct vcpu *v, void *out512);
 void fpu_set_legacy(struct vcpu *v, const void *in512);

@@ -16,7 +16,6 @@
 #define EFLAGS_RF   0x10000u
 #define EFLAGS_VM   0x20000u
 #define EFLAGS_AC   0x40000u
-#define EFLAGS_ID   0x200000u
 
 #define CR0_PE 0x1ul
 #define CR0_MP 0x2ul
@@ -30,14 +29,11 @@
 
 #define CR4_TSD	       0x4ul
 #define CR4_DE	       0x8ul
-#define CR4_PSE	       0x10ul
 #define CR4_PAE	       0x20ul
 #define CR4_MCE	       0x40ul
 #define CR4_PGE	       0x80ul
 #define CR4_OSFXSR     0x200ul
 #define CR4_OSXMMEXCPT 0x400ul
-#define CR4_UMIP       0x800ul
-#define CR4_FSGSBASE   0x10000ul
 #define CR4_PCIDE      0x20000ul
 #define CR4_OSXSAVE    0x40000ul
 #define CR4_SMEP       0x100000ul
@@ -59,7 +55,6 @@
 #define MSR_FS_BASE	   0xc0000100u
 #define MSR_GS_BASE	   0xc0000101u
 #define MSR_KERNEL_GS_BASE 0xc0000102u
-#define MSR_TSC_AUX	   0xc0000103u
 
 #define EFER_SCE 0x1ul
 #define EFER_LME 0x100ul
@@ -67,31 +62,24 @@
 #define EFER_NX	 0x800ul
 
 enum {
-	TRAP_DIVIDE = 0,
 	TRAP_DEBUG = 1,
 	TRAP_NMI = 2,
 	TRAP_INT3 = 3,
 	TRAP_OVERFLOW = 4,
-	TRAP_BOUNDS = 5,
 	TRAP_INVALID_OP = 6,
 	TRAP_NO_DEVICE = 7,
 	TRAP_DOUBLE_FAULT = 8,
 	TRAP_INVALID_TSS = 10,
-	TRAP_NO_SEGMENT = 11,
-	TRAP_STACK = 12,
 	TRAP_GP = 13,
 	TRAP_PAGE_FAULT = 14,
-	TRAP_FPU = 16,
 	TRAP_ALIGNMENT = 17,
 	TRAP_MACHINE_CHECK = 18,
-	TRAP_SIMD = 19,
 };
 
 #define PF_PRESENT 1u
 #define PF_WRITE   2u
 #define PF_USER	   4u
 #define PF_RSVD	   8u
-#define PF_FETCH   16u
 
 static inline uint64_t rdmsr(uint32_t msr)
 {

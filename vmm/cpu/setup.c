@@ -21,10 +21,9 @@ void patch_text(uint32_t features)
 
 void cpu_setup(void)
 {
-	write_cr4(CR4_PAE | CR4_DE | CR4_MCE | CR4_OSFXSR | CR4_OSXMMEXCPT |
-		  (cpu_features.pge ? CR4_PGE : 0) | (cpu_features.xsave ? CR4_OSXSAVE : 0) |
-		  (cpu_features.smep ? CR4_SMEP : 0) | (cpu_features.smap ? CR4_SMAP : 0) |
-		  (cpu_features.pcid ? CR4_PCIDE : 0));
+	write_cr4(CR4_PAE | CR4_DE | CR4_MCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_PGE |
+		  (cpu_features.xsave ? CR4_OSXSAVE : 0) | (cpu_features.smep ? CR4_SMEP : 0) |
+		  (cpu_features.smap ? CR4_SMAP : 0) | (cpu_features.pcid ? CR4_PCIDE : 0));
 	write_cr0(CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG);
 	wrmsr_safe(MSR_PAT, PAT_ABI);
 }

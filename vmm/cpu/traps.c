@@ -153,24 +153,6 @@ static void dump_stack(const struct cpu_user_regs *r)
 	}
 }
 
-void dump_vcpus(void)
-{
-	for (struct domain *d = domain_list; d; d = d->next)
-		for (unsigned i = 0; i < d->nr_vcpus; i++) {
-			const struct vcpu *v = d->vcpu[i];
-
-			if (!v)
-				continue;
-			log_info("d%uv%u: %s, tables %llx %llx", d->id, i,
-				 v->running	  ? "running"
-				 : v->kernel_mode ? "kernel mode"
-						  : "user mode",
-				 (unsigned long long)v->table_kernel.v,
-				 (unsigned long long)v->table_user.v);
-			dump_registers(v->running ? &stack_top()->guest : &v->regs);
-		}
-}
-
 static bool stopping;
 
 void panic_stop(void)

@@ -28,8 +28,6 @@ void enter_idle(void) __attribute__((noreturn));
 /* The end: tell what is known, stop the other CPUs, reboot or halt as asked. */
 void panic_stop(void) __attribute__((noreturn));
 void dump_registers(const struct cpu_user_regs *regs);
-/* Debug key: the registers of all vCPUs. */
-void dump_vcpus(void);
 
 int load_selector_ds(unsigned selector);
 int load_selector_es(unsigned selector);

@@ -21,7 +21,6 @@
 #include "vmm/sched/timer.h"
 
 #define MAX_VCPUS	 64 /* of a domain */
-#define DOMID_LAST	 (DOMID_FIRST_RESERVED - 1u)
 #define GDT_PAGES	 14 /* a guest's; the others of the window are the hypervisor's */
 #define LDT_PAGES	 16
 #define NR_IRQS		 1024 /* pirqs: GSIs first */

@@ -17,7 +17,6 @@
 #include "vmm/mm/page_type.h"
 
 #define NR_VECTORS   256u
-#define PRESENT	     (1ull << 47)
 #define SELECTOR_LDT 4u
 
 static bool entry_ok(uint64_t address)
@@ -181,8 +180,7 @@ long do_set_segment_base(arg_t which, arg_t base)
 
 /* ---- debug registers ---- */
 
-#define DR_LEN_RW_MASK 0xffff0000ull
-#define DR6_MASK       0xffff4ff0ull
+#define DR6_MASK 0xffff4ff0ull
 
 static bool dr7_ok(uint64_t value, const struct vcpu *v)
 {

@@ -5,16 +5,9 @@
 
 #include "vmm/lib/types.h"
 
-#define BITMAP_WORDS(bits) (((bits) + 63) / 64)
-
 static inline bool bit_test(const uint64_t *map, unsigned n)
 {
 	return READ_ONCE(map[n / 64]) >> n % 64 & 1;
-}
-
-static inline void bit_set(uint64_t *map, unsigned n)
-{
-	map[n / 64] |= 1ull << n % 64;
 }
 
 static inline void bit_clear(uint64_t *map, unsigned n)

@@ -17,9 +17,4 @@ DEFINE_LOAD(32)
 DEFINE_LOAD(64)
 #undef DEFINE_LOAD
 
-static inline uint8_t load8(const void *from)
-{
-	return *(const uint8_t *)from;
-}
-
 #endif

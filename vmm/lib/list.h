@@ -9,11 +9,6 @@ struct list {
 	struct list *next, *prev;
 };
 
-#define LIST_INIT(name)          \
-	{                        \
-		&(name), &(name) \
-	}
-
 static inline void list_init(struct list *l)
 {
 	l->next = l->prev = l;
@@ -32,11 +27,6 @@ static inline void list_add_tail(struct list *head, struct list *item)
 	head->prev = item;
 }
 
-static inline void list_add(struct list *head, struct list *item)
-{
-	list_add_tail(head->next, item);
-}
-
 /* The item becomes a ring of its own, so that removing twice does no harm. */
 static inline void list_del(struct list *item)
 {
@@ -47,8 +37,5 @@ static inline void list_del(struct list *item)
 
 #define list_entry(p, type, member) container_of(p, type, member)
 #define list_for_each(p, head)	    for (struct list *p = (head)->next; (p) != (head); (p) = (p)->next)
-#define list_for_each_safe(p, after, head)                                   \
-	for (struct list *p = (head)->next, *after = p->next; (p) != (head); \
-	     (p) = (after), (after) = (p)->next)
 
 #endif

@@ -25,7 +25,6 @@ typedef struct {
 } guest_va_t;
 
 #define MFN(n)	    ((mfn_t){(n)})
-#define PFN(n)	    ((pfn_t){(n)})
 #define GUEST_VA(a) ((guest_va_t){(uint64_t)(a)})
 #define MFN_NONE    MFN(~0ull)
 

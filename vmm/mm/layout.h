@@ -12,7 +12,6 @@
 #ifndef VMM_MM_LAYOUT_H
 #define VMM_MM_LAYOUT_H
 
-#define SLOT_BYTES    0x8000000000
 #define HV_FIRST_SLOT 256
 #define HV_LAST_SLOT  271
 #define HV_START      0xffff800000000000
@@ -21,7 +20,6 @@
 #define M2P_SLOT      256
 #define FRAMES_BASE   0xffff810000000000
 #define IMAGE_BASE    0xffff828000000000
-#define IMAGE_LOAD    0x200000 /* physical, where the boot loader puts the image */
 #define REMAP_BASE    0xffff820000000000
 #define REMAP_END     (REMAP_BASE + 0x40000000)
 #define WINDOW_BASE   (IMAGE_BASE + 0x40000000) /* a direct jump reaches the image from there */

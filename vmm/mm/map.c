@@ -37,7 +37,7 @@ static uint64_t device_next = REMAP_BASE;
 static uint64_t *window_l1[MAX_CPUS]; /* of the second half */
 static uint64_t *m2p;		      /* through the direct map */
 static uint64_t m2p_bytes;
-static uint64_t nx, global;
+static uint64_t global;
 
 static uint64_t early_alloc(uint64_t bytes, uint64_t align)
 {
@@ -205,9 +205,9 @@ static void map_image(void)
 	map_pages((uint64_t)image_start, image_phys(image_start),
 		  (uint64_t)text_end - (uint64_t)image_start, global);
 	map_pages((uint64_t)text_end, image_phys(text_end),
-		  (uint64_t)rodata_end - (uint64_t)text_end, global | nx);
+		  (uint64_t)rodata_end - (uint64_t)text_end, global | PTE_NX);
 	map_pages((uint64_t)rodata_end, image_phys(rodata_end),
-		  (uint64_t)image_end - (uint64_t)rodata_end, global | PTE_RW | nx);
+		  (uint64_t)image_end - (uint64_t)rodata_end, global | PTE_RW | PTE_NX);
 }
 
 /* Its frames may be mapped by who saves domains, to be read: they are in use as something else than to be written for ever. */
@@ -227,7 +227,6 @@ void map_init(void)
 	uint64_t end = ram_end(), frames_bytes;
 
 	direct_base = (char *)DIRECT_BASE;
-	nx = cpu_features.nx ? PTE_NX : 0;
 	global = mitigations.xpti ? 0 : PTE_G;
 	each_free_range(choose_early);
 	early_first_top = early_top;
@@ -239,13 +238,13 @@ void map_init(void)
 	map_image();
 	/* Through 4 GiB whatever is there: ACPI tables lie in the holes, uncached device memory is mapped elsewhere. */
 	direct_bytes = ROUND_UP(MAX(end, 4ul << 30), LARGE);
-	map_pages(DIRECT_BASE, 0, direct_bytes, PTE_RW | global | nx);
+	map_pages(DIRECT_BASE, 0, direct_bytes, PTE_RW | global | PTE_NX);
 	frame_table = (struct frame *)FRAMES_BASE;
 	map_pages(FRAMES_BASE, early_alloc(frames_bytes, LARGE), frames_bytes,
-		  PTE_RW | global | nx);
+		  PTE_RW | global | PTE_NX);
 	m2p = maddr_to_ptr(early_alloc(m2p_bytes, LARGE));
 	memset(m2p, 0xff, m2p_bytes);
-	map_pages(M2P_BASE, ptr_to_mfn(m2p).v << PAGE_SHIFT, m2p_bytes, PTE_US | PTE_G | nx);
+	map_pages(M2P_BASE, ptr_to_mfn(m2p).v << PAGE_SHIFT, m2p_bytes, PTE_US | PTE_G | PTE_NX);
 	/* These top-level entries must be there before any guest's table gets a copy of them. */
 	for (unsigned slot = HV_FIRST_SLOT; slot <= HV_LAST_SLOT; slot++) {
 		uint64_t va = 0xffff000000000000ul | (uint64_t)slot << 39;
@@ -299,7 +298,7 @@ void *map_device(uint64_t maddr, size_t bytes)
 		if (!e)
 			return NULL;
 		*e = ((maddr & PAGE_MASK) + done) | PTE_P | PTE_RW | PTE_A | PTE_D | global |
-		     PTE_PCD | PTE_PWT | nx;
+		     PTE_PCD | PTE_PWT | PTE_NX;
 	}
 	return (void *)(va + offset);
 }
@@ -312,7 +311,7 @@ void map_window(unsigned offset, mfn_t m, enum window_rights rights)
 
 	if (!mfn_eq(m, MFN_NONE))
 		fresh = pte_make(m, PTE_P | PTE_A | PTE_D | (rights == WINDOW_RW ? PTE_RW : 0) |
-					    (rights == WINDOW_RX ? 0 : nx));
+					    (rights == WINDOW_RX ? 0 : PTE_NX));
 	if (*e == fresh)
 		return;
 	WRITE_ONCE(*e, fresh);
@@ -329,7 +328,8 @@ bool map_cpu(unsigned cpu)
 
 		if (!e || !maddr)
 			return false;
-		*e = maddr | PTE_P | PTE_RW | PTE_A | PTE_D | nx | (va == frame ? PTE_G : global);
+		*e = maddr | PTE_P | PTE_RW | PTE_A | PTE_D | PTE_NX |
+		     (va == frame ? PTE_G : global);
 	}
 	window_l1[cpu] = entry_at(frame, 1) - pt_index(frame, 1);
 	return true;
@@ -339,11 +339,6 @@ void m2p_set(mfn_t m, uint64_t pfn)
 {
 	if (m.v < frame_max)
 		WRITE_ONCE(m2p[m.v], pfn);
-}
-
-uint64_t m2p_get(mfn_t m)
-{
-	return m.v < frame_max ? READ_ONCE(m2p[m.v]) : M2P_INVALID;
 }
 
 void map_free_modules(void)

@@ -24,8 +24,6 @@ enum apic_register {
 	APIC_ICR = 0x300,
 	APIC_ICR_HIGH = 0x310,
 	APIC_LVT_TIMER = 0x320,
-	APIC_LVT_THERMAL = 0x330,
-	APIC_LVT_PERF = 0x340,
 	APIC_LVT_LINT0 = 0x350,
 	APIC_LVT_LINT1 = 0x360,
 	APIC_LVT_ERROR = 0x370,
@@ -225,24 +223,14 @@ void apic_send(unsigned cpu, uint8_t vector)
 	send(pcpus[cpu].apic_id, ICR_ASSERT | vector);
 }
 
-static void send_others(uint32_t command)
+void apic_send_nmi_others(void)
 {
 	unsigned self = this_cpu()->id;
 
 	/* Not by the shorthand: CPUs that were never started are none of our business. */
 	for (unsigned i = 0; i < MAX_CPUS; i++)
 		if (i != self && READ_ONCE(pcpus[i].online))
-			send(pcpus[i].apic_id, command);
-}
-
-void apic_send_others(uint8_t vector)
-{
-	send_others(ICR_ASSERT | vector);
-}
-
-void apic_send_nmi_others(void)
-{
-	send_others(ICR_ASSERT | ICR_NMI);
+			send(pcpus[i].apic_id, ICR_ASSERT | ICR_NMI);
 }
 
 /* Waits as in Intel's MP specification 1.4, B.4. */

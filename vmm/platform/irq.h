@@ -27,7 +27,6 @@ void apic_init_cpu(void); /* every CPU */
 uint32_t apic_id(void);
 void apic_eoi(void);
 void apic_send(unsigned cpu, uint8_t vector);
-void apic_send_others(uint8_t vector);
 void apic_start_cpu(uint32_t apic_id, uint32_t start_maddr); /* INIT, SIPI, SIPI */
 void apic_send_nmi_others(void);
 /* The handlers of VECTOR_CALL and VECTOR_ERROR, from traps.c with interrupts off. Unlike irq_dispatch they leave apic_eoi to it. */
