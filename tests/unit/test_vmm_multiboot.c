@@ -316,7 +316,7 @@ static void agrees_with_a_map_of_single_pages(void)
 			r[i].end = r[i].start + unit_below(&seed, 64 - r[i].start);
 			r[i].type = 1 + (uint32_t)unit_below(&seed, 5);
 			for (uint64_t p = r[i].start; p < r[i].end; p++)
-				if (!model[p] || precedence(r[i].type) > precedence(model[p]))
+				if (!model[p] || precedence[r[i].type] > precedence[model[p]])
 					model[p] = r[i].type;
 		}
 		parse_map(r, n);

@@ -138,23 +138,11 @@ static void add_override(const uint8_t *p)
 	acpi.override[acpi.nr_overrides++].level = (flags >> 2 & 3) == 3;
 }
 
-/* The length that an entry of this type must have to be read. */
-static unsigned madt_entry_bytes(uint8_t type)
-{
-	switch (type) {
-	case MADT_CPU:
-		return 8;
-	case MADT_IOAPIC:
-	case MADT_LAPIC_ADDRESS:
-		return 12;
-	case MADT_OVERRIDE:
-		return 10;
-	case MADT_X2APIC:
-		return 16;
-	default:
-		return 2;
-	}
-}
+/* The length that an entry of this type must have to be read; of all others only type and length are. */
+static const uint8_t madt_entry_bytes[256] = {
+	[MADT_CPU] = 8,	    [MADT_IOAPIC] = 12, [MADT_OVERRIDE] = 10, [MADT_LAPIC_ADDRESS] = 12,
+	[MADT_X2APIC] = 16,
+};
 
 static void parse_madt(const uint8_t *table, uint32_t bytes)
 {
@@ -165,7 +153,7 @@ static void parse_madt(const uint8_t *table, uint32_t bytes)
 		const uint8_t *p = table + at;
 		uint8_t size = p[1];
 
-		if (size < madt_entry_bytes(p[0]) || size > bytes - at) {
+		if (size < MAX(madt_entry_bytes[p[0]], 2) || size > bytes - at) {
 			log_warning("ACPI: the MADT is broken from byte %u on", at);
 			return;
 		}

@@ -100,21 +100,9 @@ static void add_range(uint64_t start, uint64_t bytes, uint32_t type)
 }
 
 /* Of two that overlap, the higher one is believed. */
-static unsigned precedence(uint32_t type)
-{
-	switch (type) {
-	case RANGE_RAM:
-		return 1;
-	case RANGE_ACPI:
-		return 2;
-	case RANGE_NVS:
-		return 3;
-	case RANGE_RESERVED:
-		return 4;
-	default:
-		return 5;
-	}
-}
+static const uint8_t precedence[] = {
+	[RANGE_RAM] = 1, [RANGE_ACPI] = 2, [RANGE_NVS] = 3, [RANGE_RESERVED] = 4, [RANGE_BAD] = 5,
+};
 
 /* The type of the address, 0 if no range has it; *next is where that may change, not beyond what *next was. */
 static uint32_t type_at(uint64_t address, uint64_t *next)
@@ -126,7 +114,7 @@ static uint32_t type_at(uint64_t address, uint64_t *next)
 			*next = MIN(*next, raw[i].start);
 		} else if (raw[i].end > address) {
 			*next = MIN(*next, raw[i].end);
-			if (!type || precedence(raw[i].type) > precedence(type))
+			if (!type || precedence[raw[i].type] > precedence[type])
 				type = raw[i].type;
 		}
 	}

@@ -110,155 +110,69 @@ static uint8_t take_prefixes(struct decoder *d, struct insn *out)
 	return 0;
 }
 
-static struct form one_byte_form(uint8_t op)
-{
-	const unsigned to_memory = F_MODRM | F_WIDTH | F_LOCK;
+/* What is not named is INSN_UNKNOWN and no group. */
+#define TO_MEMORY (F_MODRM | F_WIDTH | F_LOCK)
 
-	switch (op) {
-	case 0x00:
-	case 0x01:
-		return (struct form){INSN_ADD, to_memory};
-	case 0x08:
-	case 0x09:
-		return (struct form){INSN_OR, to_memory};
-	case 0x20:
-	case 0x21:
-		return (struct form){INSN_AND, to_memory};
-	case 0x28:
-	case 0x29:
-		return (struct form){INSN_SUB, to_memory};
-	case 0x30:
-	case 0x31:
-		return (struct form){INSN_XOR, to_memory};
-	case 0x6c:
-	case 0x6d:
-		return (struct form){INSN_INS, F_WIDTH | F_PORT | F_REP};
-	case 0x6e:
-	case 0x6f:
-		return (struct form){INSN_OUTS, F_WIDTH | F_PORT | F_REP};
-	case 0x80:
-	case 0x81:
-		return (struct form){INSN_UNKNOWN, to_memory | F_IMM | F_GROUP};
-	case 0x83:
-		return (struct form){INSN_UNKNOWN, to_memory | F_IMM8 | F_GROUP};
-	case 0x86:
-	case 0x87:
-		return (struct form){INSN_XCHG, to_memory};
-	case 0x88:
-	case 0x89:
-		return (struct form){INSN_MOV_STORE, F_MODRM | F_WIDTH};
-	case 0xa4:
-	case 0xa5:
-		return (struct form){INSN_MOVS, F_WIDTH | F_REP};
-	case 0xaa:
-	case 0xab:
-		return (struct form){INSN_STOS, F_WIDTH | F_REP};
-	case 0xc6:
-	case 0xc7:
-		return (struct form){INSN_MOV_STORE, F_MODRM | F_WIDTH | F_IMM | F_GROUP};
-	case 0xcd:
-		return (struct form){INSN_INT, F_IMM8 | F_UNSIGNED};
-	case 0xe4:
-	case 0xe5:
-		return (struct form){INSN_IN, F_WIDTH | F_PORT | F_IMM8 | F_UNSIGNED};
-	case 0xe6:
-	case 0xe7:
-		return (struct form){INSN_OUT, F_WIDTH | F_PORT | F_IMM8 | F_UNSIGNED};
-	case 0xec:
-	case 0xed:
-		return (struct form){INSN_IN, F_WIDTH | F_PORT};
-	case 0xee:
-	case 0xef:
-		return (struct form){INSN_OUT, F_WIDTH | F_PORT};
-	case 0xf4:
-		return (struct form){INSN_HLT, 0};
-	case 0xfa:
-		return (struct form){INSN_CLI, 0};
-	case 0xfb:
-		return (struct form){INSN_STI, 0};
-	default:
-		return (struct form){INSN_UNKNOWN, 0};
-	}
-}
+static const struct form one_byte[256] = {
+	[0x00 ... 0x01] = {INSN_ADD, TO_MEMORY},
+	[0x08 ... 0x09] = {INSN_OR, TO_MEMORY},
+	[0x20 ... 0x21] = {INSN_AND, TO_MEMORY},
+	[0x28 ... 0x29] = {INSN_SUB, TO_MEMORY},
+	[0x30 ... 0x31] = {INSN_XOR, TO_MEMORY},
+	[0x6c ... 0x6d] = {INSN_INS, F_WIDTH | F_PORT | F_REP},
+	[0x6e ... 0x6f] = {INSN_OUTS, F_WIDTH | F_PORT | F_REP},
+	[0x80 ... 0x81] = {INSN_UNKNOWN, TO_MEMORY | F_IMM | F_GROUP},
+	[0x83] = {INSN_UNKNOWN, TO_MEMORY | F_IMM8 | F_GROUP},
+	[0x86 ... 0x87] = {INSN_XCHG, TO_MEMORY},
+	[0x88 ... 0x89] = {INSN_MOV_STORE, F_MODRM | F_WIDTH},
+	[0xa4 ... 0xa5] = {INSN_MOVS, F_WIDTH | F_REP},
+	[0xaa ... 0xab] = {INSN_STOS, F_WIDTH | F_REP},
+	[0xc6 ... 0xc7] = {INSN_MOV_STORE, F_MODRM | F_WIDTH | F_IMM | F_GROUP},
+	[0xcd] = {INSN_INT, F_IMM8 | F_UNSIGNED},
+	[0xe4 ... 0xe5] = {INSN_IN, F_WIDTH | F_PORT | F_IMM8 | F_UNSIGNED},
+	[0xe6 ... 0xe7] = {INSN_OUT, F_WIDTH | F_PORT | F_IMM8 | F_UNSIGNED},
+	[0xec ... 0xed] = {INSN_IN, F_WIDTH | F_PORT},
+	[0xee ... 0xef] = {INSN_OUT, F_WIDTH | F_PORT},
+	[0xf4] = {INSN_HLT, 0},
+	[0xfa] = {INSN_CLI, 0},
+	[0xfb] = {INSN_STI, 0},
+};
 
-static struct form two_byte_form(uint8_t op)
-{
-	switch (op) {
-	case 0x01:
-		return (struct form){INSN_UNKNOWN, F_MODRM | F_GROUP};
-	case 0x06:
-		return (struct form){INSN_CLTS, 0};
-	case 0x09:
-		return (struct form){INSN_WBINVD, 0};
-	case 0x20:
-		return (struct form){INSN_READ_CR, F_CR};
-	case 0x21:
-		return (struct form){INSN_READ_DR, F_CR};
-	case 0x22:
-		return (struct form){INSN_WRITE_CR, F_CR};
-	case 0x23:
-		return (struct form){INSN_WRITE_DR, F_CR};
-	case 0x30:
-		return (struct form){INSN_WRMSR, 0};
-	case 0x31:
-		return (struct form){INSN_RDTSC, 0};
-	case 0x32:
-		return (struct form){INSN_RDMSR, 0};
-	case 0xa2:
-		return (struct form){INSN_CPUID, 0};
-	case 0xab:
-		return (struct form){INSN_BTS, F_MODRM | F_LOCK};
-	case 0xb0:
-	case 0xb1:
-		return (struct form){INSN_CMPXCHG, F_MODRM | F_WIDTH | F_LOCK};
-	case 0xb3:
-		return (struct form){INSN_BTR, F_MODRM | F_LOCK};
-	case 0xba:
-		return (struct form){INSN_UNKNOWN, F_MODRM | F_IMM8 | F_LOCK | F_GROUP};
-	case 0xbb:
-		return (struct form){INSN_BTC, F_MODRM | F_LOCK};
-	case 0xc0:
-	case 0xc1:
-		return (struct form){INSN_XADD, F_MODRM | F_WIDTH | F_LOCK};
-	case 0xc3: /* MOVNTI */
-		return (struct form){INSN_MOV_STORE, F_MODRM};
-	default:
-		return (struct form){INSN_UNKNOWN, 0};
-	}
-}
-
-static enum insn_kind arithmetic(unsigned reg)
-{
-	switch (reg) {
-	case 0:
-		return INSN_ADD;
-	case 1:
-		return INSN_OR;
-	case 4:
-		return INSN_AND;
-	case 5:
-		return INSN_SUB;
-	case 6:
-		return INSN_XOR;
-	default:
-		return INSN_UNKNOWN;
-	}
-}
+static const struct form two_bytes[256] = {
+	[0x01] = {INSN_UNKNOWN, F_MODRM | F_GROUP},
+	[0x06] = {INSN_CLTS, 0},
+	[0x09] = {INSN_WBINVD, 0},
+	[0x20] = {INSN_READ_CR, F_CR},
+	[0x21] = {INSN_READ_DR, F_CR},
+	[0x22] = {INSN_WRITE_CR, F_CR},
+	[0x23] = {INSN_WRITE_DR, F_CR},
+	[0x30] = {INSN_WRMSR, 0},
+	[0x31] = {INSN_RDTSC, 0},
+	[0x32] = {INSN_RDMSR, 0},
+	[0xa2] = {INSN_CPUID, 0},
+	[0xab] = {INSN_BTS, F_MODRM | F_LOCK},
+	[0xb0 ... 0xb1] = {INSN_CMPXCHG, F_MODRM | F_WIDTH | F_LOCK},
+	[0xb3] = {INSN_BTR, F_MODRM | F_LOCK},
+	[0xba] = {INSN_UNKNOWN, F_MODRM | F_IMM8 | F_LOCK | F_GROUP},
+	[0xbb] = {INSN_BTC, F_MODRM | F_LOCK},
+	[0xc0 ... 0xc1] = {INSN_XADD, F_MODRM | F_WIDTH | F_LOCK},
+	[0xc3] = {INSN_MOV_STORE, F_MODRM}, /* MOVNTI */
+};
 
 /* The kind that an opcode with a group has by its ModRM byte. */
-static enum insn_kind group_kind(bool two_bytes, uint8_t op, uint8_t modrm)
+static enum insn_kind group_kind(bool second, uint8_t op, uint8_t modrm)
 {
+	static const enum insn_kind arithmetic[8] = {
+		[0] = INSN_ADD, [1] = INSN_OR, [4] = INSN_AND, [5] = INSN_SUB, [6] = INSN_XOR};
+	static const enum insn_kind bits[8] = {[5] = INSN_BTS, [6] = INSN_BTR, [7] = INSN_BTC};
 	unsigned reg = modrm >> 3 & 7;
 
-	if (!two_bytes && op >= 0xc6)
+	if (!second && op >= 0xc6)
 		return reg == 0 ? INSN_MOV_STORE : INSN_UNKNOWN;
-	if (!two_bytes)
-		return arithmetic(reg);
+	if (!second)
+		return arithmetic[reg];
 	if (op == 0xba)
-		return reg == 5	  ? INSN_BTS
-		       : reg == 6 ? INSN_BTR
-		       : reg == 7 ? INSN_BTC
-				  : INSN_UNKNOWN;
+		return bits[reg];
 	if (modrm == 0xd1)
 		return INSN_XSETBV;
 	if (modrm == 0xf9)
@@ -382,12 +296,12 @@ static void string_address(struct decoder *d, struct insn *out)
 static int decode(struct decoder *d, struct insn *out)
 {
 	uint8_t op = take_prefixes(d, out), modrm;
-	bool two_bytes = op == 0x0f;
+	bool second = op == 0x0f;
 	struct form form;
 
-	if (two_bytes)
+	if (second)
 		op = (uint8_t)take(d, 1);
-	form = two_bytes ? two_byte_form(op) : one_byte_form(op);
+	form = second ? two_bytes[op] : one_byte[op];
 	if (form.kind == INSN_UNKNOWN && !(form.flags & F_GROUP))
 		return -EINVAL;
 	out->kind = form.kind;
@@ -395,7 +309,7 @@ static int decode(struct decoder *d, struct insn *out)
 	if (form.flags & (F_MODRM | F_CR)) {
 		modrm = (uint8_t)take(d, 1);
 		if (form.flags & F_GROUP)
-			out->kind = group_kind(two_bytes, op, modrm);
+			out->kind = group_kind(second, op, modrm);
 		if (out->kind == INSN_UNKNOWN)
 			return -EINVAL;
 		take_modrm(d, &form, modrm, out);
@@ -440,40 +354,19 @@ int insn_decode(const uint8_t *code, unsigned bytes, const struct cpu_user_regs 
 
 uint64_t *insn_register(struct cpu_user_regs *regs, unsigned n)
 {
-	switch (n & 15) {
-	case 0:
-		return &regs->rax;
-	case 1:
-		return &regs->rcx;
-	case 2:
-		return &regs->rdx;
-	case 3:
-		return &regs->rbx;
-	case 4:
-		return &regs->rsp;
-	case 5:
-		return &regs->rbp;
-	case 6:
-		return &regs->rsi;
-	case 7:
-		return &regs->rdi;
-	case 8:
-		return &regs->r8;
-	case 9:
-		return &regs->r9;
-	case 10:
-		return &regs->r10;
-	case 11:
-		return &regs->r11;
-	case 12:
-		return &regs->r12;
-	case 13:
-		return &regs->r13;
-	case 14:
-		return &regs->r14;
-	default:
-		return &regs->r15;
-	}
+	/* By the processor's numbers. */
+	static const uint8_t offset[16] = {
+		offsetof(struct cpu_user_regs, rax), offsetof(struct cpu_user_regs, rcx),
+		offsetof(struct cpu_user_regs, rdx), offsetof(struct cpu_user_regs, rbx),
+		offsetof(struct cpu_user_regs, rsp), offsetof(struct cpu_user_regs, rbp),
+		offsetof(struct cpu_user_regs, rsi), offsetof(struct cpu_user_regs, rdi),
+		offsetof(struct cpu_user_regs, r8),  offsetof(struct cpu_user_regs, r9),
+		offsetof(struct cpu_user_regs, r10), offsetof(struct cpu_user_regs, r11),
+		offsetof(struct cpu_user_regs, r12), offsetof(struct cpu_user_regs, r13),
+		offsetof(struct cpu_user_regs, r14), offsetof(struct cpu_user_regs, r15),
+	};
+
+	return (uint64_t *)(void *)((char *)regs + offset[n & 15]);
 }
 
 static uint64_t size_mask(unsigned size)

@@ -32,32 +32,15 @@ bool may_preempt(void)
 void hypercall_set_argument(unsigned n, arg_t value)
 {
 	struct cpu_user_regs *r = guest_frame();
+	uint64_t *const argument[NR_ARGUMENTS] = {&r->rdi, &r->rsi, &r->rdx,
+						  &r->r10, &r->r8,  &r->r9};
 	unsigned cpu = this_cpu()->id;
 
 	BUG_ON(n >= NR_ARGUMENTS);
-	if (multicall[cpu].active) {
+	if (multicall[cpu].active)
 		multicall[cpu].call.args[n] = value;
-		return;
-	}
-	switch (n) {
-	case 0:
-		r->rdi = value;
-		break;
-	case 1:
-		r->rsi = value;
-		break;
-	case 2:
-		r->rdx = value;
-		break;
-	case 3:
-		r->r10 = value;
-		break;
-	case 4:
-		r->r8 = value;
-		break;
-	default:
-		r->r9 = value;
-	}
+	else
+		*argument[n] = value;
 }
 
 /* r: rax has the number, the others the arguments. */
