@@ -14,92 +14,39 @@
 
 #define IO_PORTS 65536u
 
-/* The argument's structure into *op. */
-#define fetch(op, arg) copy_from_guest(op, GUEST_VA(arg), sizeof(*(op)))
-#define store(op, arg) copy_to_guest(GUEST_VA(arg), op, sizeof(*(op)))
+union physdev_op_any {
+	struct physdev_eoi eoi;
+	struct physdev_irq_status_query status;
+	struct physdev_set_iopl set_iopl;
+	struct physdev_set_iobitmap set_iobitmap;
+	struct physdev_apic apic;
+	struct physdev_irq irq;
+	struct physdev_map_pirq map_pirq;
+	struct physdev_unmap_pirq unmap_pirq;
+	struct physdev_setup_gsi setup_gsi;
+	struct physdev_restore_msi restore_msi;
+	struct physdev_pci_device pci_device;
+};
 
-static long eoi(arg_t arg)
+static long set_iobitmap(const struct physdev_set_iobitmap *op)
 {
-	struct physdev_eoi op;
-	int rc = fetch(&op, arg);
+	guest_va_t bitmap = GUEST_VA(op->bitmap.p);
 
-	if (rc)
-		return rc;
-	if (op.irq >= NR_IRQS)
+	if (op->nr_ports > IO_PORTS)
 		return -EINVAL;
-	irq_guest_eoi(current->domain, op.irq);
-	return 0;
-}
-
-static long irq_status_query(arg_t arg)
-{
-	struct physdev_irq_status_query op;
-	int rc = fetch(&op, arg);
-
-	if (rc)
-		return rc;
-	if (op.irq >= NR_IRQS)
-		return -EINVAL;
-	op.flags = irq_needs_eoi(op.irq) ? XENIRQSTAT_needs_eoi : 0;
-	return store(&op, arg);
-}
-
-static long set_iopl(arg_t arg)
-{
-	struct physdev_set_iopl op;
-	int rc = fetch(&op, arg);
-
-	if (rc)
-		return rc;
-	if (op.iopl > 3)
-		return -EINVAL;
-	current->iopl = op.iopl;
-	return 0;
-}
-
-static long set_iobitmap(arg_t arg)
-{
-	struct physdev_set_iobitmap op;
-	guest_va_t bitmap;
-	int rc = fetch(&op, arg);
-
-	if (rc)
-		return rc;
-	bitmap = GUEST_VA(op.bitmap.p);
-	if (op.nr_ports > IO_PORTS)
-		return -EINVAL;
-	if (!guest_range_ok(bitmap, (op.nr_ports + 7) / 8))
+	if (!guest_range_ok(bitmap, (op->nr_ports + 7) / 8))
 		return -EFAULT;
 	current->iobmp = bitmap;
-	current->iobmp_ports = op.nr_ports;
+	current->iobmp_ports = op->nr_ports;
 	return 0;
 }
 
-static long apic_access(arg_t arg, bool write)
+static long alloc_irq_vector(struct physdev_irq *op)
 {
-	struct physdev_apic op;
-	int rc = fetch(&op, arg);
+	int vector = irq_vector(op->irq);
 
-	if (rc)
-		return rc;
-	if (write)
-		return ioapic_guest_write(op.apic_physbase, op.reg, op.value);
-	rc = ioapic_guest_read(op.apic_physbase, op.reg, &op.value);
-	return rc ? rc : store(&op, arg);
-}
-
-static long alloc_irq_vector(arg_t arg)
-{
-	struct physdev_irq op;
-	int rc = fetch(&op, arg);
-
-	if (rc)
-		return rc;
-	rc = irq_vector(op.irq);
-	if (rc < 0)
-		return rc;
-	op.vector = (uint32_t)rc;
-	return store(&op, arg);
+	op->vector = (uint32_t)vector;
+	return MIN(vector, 0);
 }
 
 /* ---- pirqs ---- */
@@ -126,119 +73,124 @@ static int map_msi(const struct physdev_map_pirq *op)
 	return msi_map(&r);
 }
 
-static long map_pirq(arg_t arg)
+static long map_pirq(struct physdev_map_pirq *op)
 {
-	struct physdev_map_pirq op;
-	int rc = fetch(&op, arg);
+	int rc;
 
-	if (rc)
-		return rc;
-	if (!is_self(op.domid))
+	if (!is_self(op->domid))
 		return -EOPNOTSUPP;
-	switch (op.type) {
+	switch (op->type) {
 	case MAP_PIRQ_TYPE_GSI:
-		if (op.index < 0 || (unsigned)op.index >= nr_gsis ||
-		    (op.pirq >= 0 && op.pirq != op.index))
+		if (op->index < 0 || (unsigned)op->index >= nr_gsis ||
+		    (op->pirq >= 0 && op->pirq != op->index))
 			return -EINVAL;
-		rc = op.index;
+		rc = op->index;
 		break;
 	case MAP_PIRQ_TYPE_MSI:
 	case MAP_PIRQ_TYPE_MSI_SEG:
-		rc = map_msi(&op);
+		rc = map_msi(op);
 		break;
 	default:
 		/* MULTI_MSI among them: the driver asks for one instead. */
-		rc = -EOPNOTSUPP;
-		break;
+		return -EOPNOTSUPP;
 	}
-	if (rc < 0)
-		return rc;
-	op.pirq = rc;
-	return store(&op, arg);
+	op->pirq = rc;
+	return MIN(rc, 0);
 }
 
-static long unmap_pirq(arg_t arg)
+static long unmap_pirq(const struct physdev_unmap_pirq *op)
 {
-	struct physdev_unmap_pirq op;
-	int rc = fetch(&op, arg);
-
-	if (rc)
-		return rc;
-	if (!is_self(op.domid))
+	if (!is_self(op->domid))
 		return -EOPNOTSUPP;
-	if (op.pirq < 0 || op.pirq >= NR_IRQS)
+	if (op->pirq < 0 || op->pirq >= NR_IRQS)
 		return -EINVAL;
-	if ((unsigned)op.pirq >= nr_gsis)
-		return msi_unmap((unsigned)op.pirq);
-	irq_guest_unbind(current->domain, (unsigned)op.pirq);
+	if ((unsigned)op->pirq >= nr_gsis)
+		return msi_unmap((unsigned)op->pirq);
+	irq_guest_unbind(current->domain, (unsigned)op->pirq);
 	return 0;
 }
 
-static long setup_gsi(arg_t arg)
+static long setup_gsi(const struct physdev_setup_gsi *op)
 {
-	struct physdev_setup_gsi op;
-	int rc = fetch(&op, arg);
-
-	if (rc)
-		return rc;
-	if (op.gsi < 0 || op.triggering > 1 || op.polarity > 1)
+	if (op->gsi < 0 || op->triggering > 1 || op->polarity > 1)
 		return -EINVAL;
-	return gsi_setup((unsigned)op.gsi, op.triggering, op.polarity);
+	return gsi_setup((unsigned)op->gsi, op->triggering, op->polarity);
 }
 
-static long restore_msi(arg_t arg)
+/* ---- the hypercall ---- */
+
+enum { ANYBODY = 1, ANSWERS = 2 }; /* others than dom0 may; the structure is written back */
+
+/* Those that take a structure. */
+static const struct {
+	uint8_t bytes, flags;
+} known[] = {
+	[PHYSDEVOP_set_iopl] = {sizeof(struct physdev_set_iopl), ANYBODY},
+	[PHYSDEVOP_set_iobitmap] = {sizeof(struct physdev_set_iobitmap), ANYBODY},
+	[PHYSDEVOP_eoi] = {sizeof(struct physdev_eoi), ANYBODY},
+	[PHYSDEVOP_irq_status_query] = {sizeof(struct physdev_irq_status_query), ANYBODY | ANSWERS},
+	[PHYSDEVOP_apic_read] = {sizeof(struct physdev_apic), ANSWERS},
+	[PHYSDEVOP_apic_write] = {sizeof(struct physdev_apic), 0},
+	[PHYSDEVOP_alloc_irq_vector] = {sizeof(struct physdev_irq), ANSWERS},
+	[PHYSDEVOP_map_pirq] = {sizeof(struct physdev_map_pirq), ANSWERS},
+	[PHYSDEVOP_unmap_pirq] = {sizeof(struct physdev_unmap_pirq), 0},
+	[PHYSDEVOP_setup_gsi] = {sizeof(struct physdev_setup_gsi), 0},
+	[PHYSDEVOP_restore_msi] = {sizeof(struct physdev_restore_msi), 0},
+	[PHYSDEVOP_restore_msi_ext] = {sizeof(struct physdev_pci_device), 0},
+};
+
+static long perform(uint64_t command, union physdev_op_any *op)
 {
-	struct physdev_restore_msi op;
-	int rc = fetch(&op, arg);
-
-	return rc ? rc : msi_restore(0, op.bus, op.devfn);
-}
-
-static long restore_msi_ext(arg_t arg)
-{
-	struct physdev_pci_device op;
-	int rc = fetch(&op, arg);
-
-	return rc ? rc : msi_restore(op.seg, op.bus, op.devfn);
+	switch (command) {
+	case PHYSDEVOP_set_iopl:
+		if (op->set_iopl.iopl > 3)
+			return -EINVAL;
+		current->iopl = op->set_iopl.iopl;
+		return 0;
+	case PHYSDEVOP_set_iobitmap:
+		return set_iobitmap(&op->set_iobitmap);
+	case PHYSDEVOP_eoi:
+		if (op->eoi.irq >= NR_IRQS)
+			return -EINVAL;
+		irq_guest_eoi(current->domain, op->eoi.irq);
+		return 0;
+	case PHYSDEVOP_irq_status_query:
+		if (op->status.irq >= NR_IRQS)
+			return -EINVAL;
+		op->status.flags = irq_needs_eoi(op->status.irq) ? XENIRQSTAT_needs_eoi : 0;
+		return 0;
+	case PHYSDEVOP_apic_read:
+		return ioapic_guest_read(op->apic.apic_physbase, op->apic.reg, &op->apic.value);
+	case PHYSDEVOP_apic_write:
+		return ioapic_guest_write(op->apic.apic_physbase, op->apic.reg, op->apic.value);
+	case PHYSDEVOP_alloc_irq_vector:
+		return alloc_irq_vector(&op->irq);
+	case PHYSDEVOP_map_pirq:
+		return map_pirq(&op->map_pirq);
+	case PHYSDEVOP_unmap_pirq:
+		return unmap_pirq(&op->unmap_pirq);
+	case PHYSDEVOP_setup_gsi:
+		return setup_gsi(&op->setup_gsi);
+	case PHYSDEVOP_restore_msi:
+		return msi_restore(0, op->restore_msi.bus, op->restore_msi.devfn);
+	default:
+		return msi_restore(op->pci_device.seg, op->pci_device.bus, op->pci_device.devfn);
+	}
 }
 
 long do_physdev_op(arg_t command, arg_t arg)
 {
-	switch (command) {
-	case PHYSDEVOP_set_iopl:
-		return set_iopl(arg);
-	case PHYSDEVOP_set_iobitmap:
-		return set_iobitmap(arg);
-	case PHYSDEVOP_eoi:
-		return eoi(arg);
-	case PHYSDEVOP_irq_status_query:
-		return irq_status_query(arg);
+	uint64_t i = command < ARRAY_SIZE(known) ? array_nospec(command, ARRAY_SIZE(known)) : 0;
+	uint8_t bytes = known[i].bytes, flags = known[i].flags;
+	union physdev_op_any op;
+	long rc;
+
 	/* Linux asks by irq_status_query instead. */
-	case PHYSDEVOP_pirq_eoi_gmfn_v1:
-	case PHYSDEVOP_pirq_eoi_gmfn_v2:
+	if (command == PHYSDEVOP_pirq_eoi_gmfn_v1 || command == PHYSDEVOP_pirq_eoi_gmfn_v2)
 		return -ENOSYS;
-	default:
-		break;
-	}
-	if (!current->domain->privileged)
+	if (!(flags & ANYBODY) && !current->domain->privileged)
 		return -EPERM;
 	switch (command) {
-	case PHYSDEVOP_apic_read:
-		return apic_access(arg, false);
-	case PHYSDEVOP_apic_write:
-		return apic_access(arg, true);
-	case PHYSDEVOP_alloc_irq_vector:
-		return alloc_irq_vector(arg);
-	case PHYSDEVOP_map_pirq:
-		return map_pirq(arg);
-	case PHYSDEVOP_unmap_pirq:
-		return unmap_pirq(arg);
-	case PHYSDEVOP_setup_gsi:
-		return setup_gsi(arg);
-	case PHYSDEVOP_restore_msi:
-		return restore_msi(arg);
-	case PHYSDEVOP_restore_msi_ext:
-		return restore_msi_ext(arg);
 	/* Vectors stay with their GSIs; which devices there are is looked up when one is used. */
 	case PHYSDEVOP_free_irq_vector:
 	case PHYSDEVOP_manage_pci_add:
@@ -250,7 +202,11 @@ long do_physdev_op(arg_t command, arg_t arg)
 	case PHYSDEVOP_prepare_msix:
 	case PHYSDEVOP_release_msix:
 		return 0;
-	default:
-		return -ENOSYS;
 	}
+	if (!bytes)
+		return -ENOSYS;
+	if (copy_from_guest(&op, GUEST_VA(arg), bytes))
+		return -EFAULT;
+	rc = perform(command, &op);
+	return !rc && flags & ANSWERS ? copy_to_guest(GUEST_VA(arg), &op, bytes) : rc;
 }
