@@ -13,6 +13,7 @@
 
 #include "vmm/cpu/pcpu.h"
 #include "vmm/lib/bitmap.h"
+#include "vmm/lib/errno.h"
 #include "vmm/lib/list.h"
 #include "vmm/lib/lock.h"
 #include "vmm/lib/rangeset.h"
@@ -170,6 +171,14 @@ extern spinlock_t domain_list_lock;
 /* A reference to the domain of that number; DOMID_SELF: the caller's. NULL: there is none. */
 struct domain *domain_get(domid_t id);
 void domain_put(struct domain *d);
+/* The one that an operation of self's is about, with a reference: itself, or with the right to it any. 0, -EPERM, -ESRCH. */
+static inline int domain_subject(const struct domain *self, domid_t id, struct domain **d)
+{
+	if (id != DOMID_SELF && id != self->id && !self->privileged)
+		return -EPERM;
+	*d = domain_get(id);
+	return *d ? 0 : -ESRCH;
+}
 /* A new one, paused, without vCPUs or memory, with the default grant limits where they are negative. -EEXIST, -EINVAL, -ENOMEM. */
 int domain_create(domid_t id, bool privileged, int grant_frames, int maptrack_frames,
 		  struct domain **out);

@@ -325,34 +325,26 @@ void events_set_polling(struct vcpu *v, bool polls)
 
 /* ---- the hypercall ---- */
 
-/* The domain that an operation is about: the caller's own, or with the right to it any. NULL: *rc says why. */
-static struct domain *subject(domid_t id, long *rc)
+/* A port that was opened for the caller, or why not. */
+static long give_port(long port, evtchn_port_t *out)
 {
-	struct domain *d;
-
-	*rc = -EPERM;
-	if (id != DOMID_SELF && id != current->domain->id && !current->domain->privileged)
-		return NULL;
-	d = domain_get(id);
-	*rc = d ? 0 : -ESRCH;
-	return d;
+	if (port < 0)
+		return port;
+	*out = (evtchn_port_t)port;
+	return 0;
 }
 
 static long alloc_unbound(struct evtchn_alloc_unbound *op)
 {
 	domid_t remote = op->remote_dom == DOMID_SELF ? current->domain->id : op->remote_dom;
 	struct domain *d;
-	long rc;
+	long rc = domain_subject(current->domain, op->dom, &d);
 
-	d = subject(op->dom, &rc);
-	if (!d)
+	if (rc)
 		return rc;
 	rc = evtchn_alloc_unbound_port(d, remote);
 	domain_put(d);
-	if (rc < 0)
-		return rc;
-	op->port = (evtchn_port_t)rc;
-	return 0;
+	return give_port(rc, &op->port);
 }
 
 static long connect(struct domain *d, struct domain *other, uint32_t other_port)
@@ -389,10 +381,7 @@ static long bind_interdomain(struct evtchn_bind_interdomain *op)
 	port = connect(current->domain, other, op->remote_port);
 	spin_unlock(&binding_lock);
 	domain_put(other);
-	if (port < 0)
-		return port;
-	op->local_port = (evtchn_port_t)port;
-	return 0;
+	return give_port(port, &op->local_port);
 }
 
 static long bind_virq(struct evtchn_bind_virq *op)
@@ -410,10 +399,7 @@ static long bind_virq(struct evtchn_bind_virq *op)
 	if (port > 0)
 		WRITE_ONCE(v->virq_port[op->virq], (uint16_t)port);
 	spin_unlock(&binding_lock);
-	if (port < 0)
-		return port;
-	op->port = (evtchn_port_t)port;
-	return 0;
+	return give_port(port, &op->port);
 }
 
 static long bind_ipi(struct evtchn_bind_ipi *op)
@@ -425,10 +411,7 @@ static long bind_ipi(struct evtchn_bind_ipi *op)
 	spin_lock(&binding_lock);
 	port = port_new(current->domain, EVTCHNSTAT_ipi, op->vcpu, 0, 0);
 	spin_unlock(&binding_lock);
-	if (port < 0)
-		return port;
-	op->port = (evtchn_port_t)port;
-	return 0;
+	return give_port(port, &op->port);
 }
 
 /* The event lock is not held while the interrupt is set up, which takes locks that come before it or none of ours. */
@@ -468,10 +451,7 @@ static long bind_pirq(struct evtchn_bind_pirq *op)
 	spin_lock(&binding_lock);
 	port = bind_pirq_locked(d, op->pirq, op->flags & BIND_PIRQ__WILL_SHARE);
 	spin_unlock(&binding_lock);
-	if (port < 0)
-		return port;
-	op->port = (evtchn_port_t)port;
-	return 0;
+	return give_port(port, &op->port);
 }
 
 static long close_op(uint32_t port)
@@ -535,10 +515,9 @@ static long status_op(struct evtchn_status *op)
 {
 	struct domain *d;
 	uint64_t flags;
-	long rc;
+	long rc = domain_subject(current->domain, op->dom, &d);
 
-	d = subject(op->dom, &rc);
-	if (!d)
+	if (rc)
 		return rc;
 	if (op->port == 0 || op->port >= d->events->limit) {
 		rc = -EINVAL;
@@ -631,10 +610,9 @@ static long set_priority(const struct evtchn_set_priority *op)
 static long reset_op(const struct evtchn_reset *op)
 {
 	struct domain *d;
-	long rc;
+	long rc = domain_subject(current->domain, op->dom, &d);
 
-	d = subject(op->dom, &rc);
-	if (!d)
+	if (rc)
 		return rc;
 	spin_lock(&binding_lock);
 	for (uint32_t port = 1; port < d->events->limit && !rc; port++) {
@@ -665,46 +643,26 @@ union event_op {
 	struct evtchn_set_priority set_priority;
 };
 
-/* Bytes of an operation's structure; 0: there is no such operation. *answers: it is written back. */
-static size_t op_size(uint64_t command, bool *answers)
-{
-	*answers = true;
-	switch (command) {
-	case EVTCHNOP_alloc_unbound:
-		return sizeof(struct evtchn_alloc_unbound);
-	case EVTCHNOP_bind_interdomain:
-		return sizeof(struct evtchn_bind_interdomain);
-	case EVTCHNOP_bind_virq:
-		return sizeof(struct evtchn_bind_virq);
-	case EVTCHNOP_bind_pirq:
-		return sizeof(struct evtchn_bind_pirq);
-	case EVTCHNOP_bind_ipi:
-		return sizeof(struct evtchn_bind_ipi);
-	case EVTCHNOP_status:
-		return sizeof(struct evtchn_status);
-	case EVTCHNOP_init_control:
-		return sizeof(struct evtchn_init_control);
-	default:
-		break;
-	}
-	*answers = false;
-	switch (command) {
-	case EVTCHNOP_close:
-	case EVTCHNOP_send:
-	case EVTCHNOP_unmask:
-		return sizeof(uint32_t);
-	case EVTCHNOP_bind_vcpu:
-		return sizeof(struct evtchn_bind_vcpu);
-	case EVTCHNOP_reset:
-		return sizeof(struct evtchn_reset);
-	case EVTCHNOP_expand_array:
-		return sizeof(struct evtchn_expand_array);
-	case EVTCHNOP_set_priority:
-		return sizeof(struct evtchn_set_priority);
-	default:
-		return 0;
-	}
-}
+/* Bytes of an operation's structure, and whether it is written back. */
+static const struct {
+	uint8_t bytes;
+	bool answers;
+} known[] = {
+	[EVTCHNOP_alloc_unbound] = {sizeof(struct evtchn_alloc_unbound), true},
+	[EVTCHNOP_bind_interdomain] = {sizeof(struct evtchn_bind_interdomain), true},
+	[EVTCHNOP_bind_virq] = {sizeof(struct evtchn_bind_virq), true},
+	[EVTCHNOP_bind_pirq] = {sizeof(struct evtchn_bind_pirq), true},
+	[EVTCHNOP_bind_ipi] = {sizeof(struct evtchn_bind_ipi), true},
+	[EVTCHNOP_status] = {sizeof(struct evtchn_status), true},
+	[EVTCHNOP_init_control] = {sizeof(struct evtchn_init_control), true},
+	[EVTCHNOP_close] = {sizeof(struct evtchn_close), false},
+	[EVTCHNOP_send] = {sizeof(struct evtchn_send), false},
+	[EVTCHNOP_unmask] = {sizeof(struct evtchn_unmask), false},
+	[EVTCHNOP_bind_vcpu] = {sizeof(struct evtchn_bind_vcpu), false},
+	[EVTCHNOP_reset] = {sizeof(struct evtchn_reset), false},
+	[EVTCHNOP_expand_array] = {sizeof(struct evtchn_expand_array), false},
+	[EVTCHNOP_set_priority] = {sizeof(struct evtchn_set_priority), false},
+};
 
 static long fifo_op(uint64_t command, union event_op *op)
 {
@@ -752,19 +710,18 @@ static long perform(uint64_t command, union event_op *op)
 
 long do_event_channel_op(arg_t command, arg_t arg)
 {
+	uint64_t i = command < ARRAY_SIZE(known) ? array_nospec(command, ARRAY_SIZE(known)) : 0;
+	uint8_t bytes = known[i].bytes;
 	union event_op op;
-	bool answers;
-	size_t bytes = op_size(command, &answers);
 	long rc;
 
-	if (!bytes)
+	/* bind_interdomain is number 0. */
+	if (i != command || !bytes)
 		return -ENOSYS;
 	if (copy_from_guest(&op, GUEST_VA(arg), bytes))
 		return -EFAULT;
 	rc = perform(command, &op);
-	if (!rc && answers && copy_to_guest(GUEST_VA(arg), &op, bytes))
-		rc = -EFAULT;
-	return rc;
+	return !rc && known[i].answers ? copy_to_guest(GUEST_VA(arg), &op, bytes) : rc;
 }
 
 void events_dump(struct domain *d)

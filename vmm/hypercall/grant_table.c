@@ -639,13 +639,12 @@ static int copy_one(const struct gnttab_copy *op)
 /* The domain that a question about a table is about, with a reference. */
 static struct domain *subject(domid_t id, int16_t *status)
 {
-	struct domain *self = current->domain, *d = NULL;
+	struct domain *d = NULL;
+	int rc = domain_subject(current->domain, id, &d);
 
-	*status = GNTST_permission_denied;
-	if (id == DOMID_SELF || id == self->id || self->privileged) {
-		d = domain_get(id);
-		*status = d && d->grants ? GNTST_okay : GNTST_bad_domain;
-	}
+	*status = rc == -EPERM ? GNTST_permission_denied : GNTST_okay;
+	if (rc == -ESRCH || (d && !d->grants))
+		*status = GNTST_bad_domain;
 	if (d && *status) {
 		domain_put(d);
 		d = NULL;

@@ -30,17 +30,6 @@ static long again(arg_t command, uint64_t done)
 	return -ERESTART;
 }
 
-/* The domain that the request is about, with a reference. */
-static int subject(domid_t id, struct domain **d)
-{
-	struct domain *self = current->domain;
-
-	if (id != DOMID_SELF && id != self->id && !self->privileged)
-		return -EPERM;
-	*d = domain_get(id == DOMID_SELF ? self->id : id);
-	return *d ? 0 : -ESRCH;
-}
-
 /* Others have no devices, which would need large extents at low addresses; those are looked for one by one. 32 bits: a zone of the heap. */
 static bool extent_ok(unsigned order, unsigned bits)
 {
@@ -77,7 +66,7 @@ static long grow(arg_t command, arg_t arg, uint64_t done, bool populate)
 	if (!extent_ok(r.extent_order, XENMEMF_get_address_bits(r.mem_flags)) ||
 	    done > r.nr_extents)
 		return -EPERM;
-	rc = subject(r.domid, &d);
+	rc = domain_subject(current->domain, r.domid, &d);
 	if (rc)
 		return rc;
 	for (; done < r.nr_extents; done++) {
@@ -123,7 +112,7 @@ static long shrink(arg_t command, arg_t arg, uint64_t done)
 		return -EFAULT;
 	if (r.extent_order > ORDER_DOM0 || done > r.nr_extents)
 		return -EINVAL;
-	rc = subject(r.domid, &d);
+	rc = domain_subject(current->domain, r.domid, &d);
 	if (rc)
 		return rc;
 	for (; done < r.nr_extents; done++) {
@@ -258,7 +247,7 @@ static long reservation(arg_t arg, unsigned command)
 
 	if (copy_from_guest(&id, GUEST_VA(arg), sizeof(id)))
 		return -EFAULT;
-	rc = subject(id, &d);
+	rc = domain_subject(current->domain, id, &d);
 	if (rc)
 		return rc;
 	if (command == XENMEM_current_reservation)
@@ -332,7 +321,7 @@ static long acquire_resource(arg_t arg)
 		return -EOPNOTSUPP;
 	if (op.id != XENMEM_resource_grant_table_id_shared || !op.nr_frames != !op.frame_list.p)
 		return -EINVAL;
-	rc = subject(op.domid, &d);
+	rc = domain_subject(current->domain, op.domid, &d);
 	if (rc)
 		return rc;
 	if (!op.nr_frames) {
