@@ -15,46 +15,26 @@
 #define POLL_PORTS_MAX 128u
 #define NS_PER_SECOND  1000000000ull
 
-static long shutdown(arg_t arg)
+union sched_op {
+	struct sched_poll poll; /* the largest: zeroed as a whole */
+	struct sched_shutdown shutdown;
+	struct sched_remote_shutdown remote_shutdown;
+	struct sched_watchdog watchdog;
+	struct sched_pin_override pin_override;
+};
+
+static long remote_shutdown(const struct sched_remote_shutdown *op)
 {
-	struct sched_shutdown op;
-
-	if (copy_from_guest(&op, GUEST_VA(arg), sizeof(op)))
-		return -EFAULT;
-	if (op.reason > SHUTDOWN_MAX)
-		return -EINVAL;
-	domain_shutdown(current->domain, (uint8_t)op.reason);
-	return 0;
-}
-
-/* What tools are told; a shutdown with another reason replaces it. */
-static long shutdown_code(arg_t arg)
-{
-	struct sched_shutdown op;
-
-	if (copy_from_guest(&op, GUEST_VA(arg), sizeof(op)))
-		return -EFAULT;
-	if (op.reason > SHUTDOWN_MAX)
-		return -EINVAL;
-	current->domain->shutdown_code = (uint8_t)op.reason;
-	return 0;
-}
-
-static long remote_shutdown(arg_t arg)
-{
-	struct sched_remote_shutdown op;
 	struct domain *d;
 
-	if (copy_from_guest(&op, GUEST_VA(arg), sizeof(op)))
-		return -EFAULT;
 	if (!current->domain->privileged)
 		return -EPERM;
-	if (op.reason > SHUTDOWN_MAX)
+	if (op->reason > SHUTDOWN_MAX)
 		return -EINVAL;
-	d = domain_get(op.domain_id);
+	d = domain_get(op->domain_id);
 	if (!d)
 		return -ESRCH;
-	domain_shutdown(d, (uint8_t)op.reason);
+	domain_shutdown(d, (uint8_t)op->reason);
 	domain_put(d);
 	return 0;
 }
@@ -79,34 +59,31 @@ static int any_pending(struct domain *d, const struct sched_poll *op)
  * Returns to the guest when the vCPU runs again, whatever ended the wait; the guest looks itself. First it is made known that the vCPU waits, then its ports
  * are looked at; whoever sends does it the other way round.
  */
-static long poll(arg_t arg)
+static long poll(const struct sched_poll *op)
 {
 	struct vcpu *v = current;
-	struct sched_poll op;
 	evtchn_port_t port = 0;
 	int found;
 
-	if (copy_from_guest(&op, GUEST_VA(arg), sizeof(op)))
-		return -EFAULT;
-	if (op.nr_ports > POLL_PORTS_MAX)
+	if (op->nr_ports > POLL_PORTS_MAX)
 		return -EINVAL;
-	if (op.nr_ports == 1 && from_guest(&port, op.ports, 0))
+	if (op->nr_ports == 1 && from_guest(&port, op->ports, 0))
 		return -EFAULT;
 	WRITE_ONCE(v->poll_port, port);
 	WRITE_ONCE(v->poll, true);
 	WRITE_ONCE(v->blocked, true);
 	events_set_polling(v, true);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	found = any_pending(v->domain, &op);
+	found = any_pending(v->domain, op);
 	if (found || vcpu_event_deliverable(v) || READ_ONCE(v->nmi_pending) ||
-	    (op.timeout && op.timeout <= time_now())) {
+	    (op->timeout && op->timeout <= time_now())) {
 		WRITE_ONCE(v->poll, false);
 		WRITE_ONCE(v->blocked, false);
 		events_set_polling(v, false);
 		return MIN(found, 0);
 	}
-	if (op.timeout)
-		timer_set(&v->poll_timer, op.timeout);
+	if (op->timeout)
+		timer_set(&v->poll_timer, op->timeout);
 	else
 		timer_stop(&v->poll_timer);
 	raise_soft(this_cpu(), SOFT_SCHEDULE);
@@ -160,20 +137,6 @@ static long watchdog_locked(struct domain *d, const struct sched_watchdog *op)
 	return op->id == 0 ? (long)i + 1 : 0;
 }
 
-static long watchdog(arg_t arg)
-{
-	struct domain *d = current->domain;
-	struct sched_watchdog op;
-	long rc;
-
-	if (copy_from_guest(&op, GUEST_VA(arg), sizeof(op)))
-		return -EFAULT;
-	spin_lock(&d->lock);
-	rc = watchdog_locked(d, &op);
-	spin_unlock(&d->lock);
-	return rc;
-}
-
 void watchdogs_kill(struct domain *d)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(d->watchdog); i++) {
@@ -182,33 +145,50 @@ void watchdogs_kill(struct domain *d)
 	}
 }
 
-static long pin_override(arg_t arg)
+static long pin_override(int pcpu)
 {
 	struct vcpu *v = current;
-	struct sched_pin_override op;
 
-	if (copy_from_guest(&op, GUEST_VA(arg), sizeof(op)))
-		return -EFAULT;
 	if (!v->domain->privileged)
 		return -EPERM;
-	if (op.pcpu < 0) {
+	if (pcpu < 0) {
 		if (!v->affinity_saved)
 			return -EINVAL;
 		vcpu_set_affinity(v, v->affinity_saved);
 		v->affinity_saved = 0;
 		return 0;
 	}
-	if ((unsigned)op.pcpu >= nr_cpus)
+	if ((unsigned)pcpu >= nr_cpus)
 		return -EINVAL;
 	if (v->affinity_saved)
 		return -EBUSY;
 	v->affinity_saved = v->affinity;
-	vcpu_set_affinity(v, 1ull << op.pcpu);
+	vcpu_set_affinity(v, 1ull << pcpu);
 	return 0;
 }
 
+/* Bytes of the structures of those that have one. */
+static const uint8_t op_bytes[] = {
+	[SCHEDOP_shutdown] = sizeof(struct sched_shutdown),
+	[SCHEDOP_shutdown_code] = sizeof(struct sched_shutdown),
+	[SCHEDOP_remote_shutdown] = sizeof(struct sched_remote_shutdown),
+	[SCHEDOP_poll] = sizeof(struct sched_poll),
+	[SCHEDOP_watchdog] = sizeof(struct sched_watchdog),
+	[SCHEDOP_pin_override] = sizeof(struct sched_pin_override),
+};
+
 long do_sched_op(arg_t command, arg_t arg)
 {
+	struct domain *d = current->domain;
+	union sched_op op = {0};
+	uint8_t bytes;
+	long rc;
+
+	if (command >= ARRAY_SIZE(op_bytes))
+		return -ENOSYS;
+	bytes = op_bytes[array_nospec(command, ARRAY_SIZE(op_bytes))];
+	if (bytes && copy_from_guest(&op, GUEST_VA(arg), bytes))
+		return -EFAULT;
 	switch (command) {
 	case SCHEDOP_yield:
 		vcpu_yield();
@@ -217,17 +197,26 @@ long do_sched_op(arg_t command, arg_t arg)
 		vcpu_block();
 		return 0;
 	case SCHEDOP_shutdown:
-		return shutdown(arg);
-	case SCHEDOP_poll:
-		return poll(arg);
-	case SCHEDOP_remote_shutdown:
-		return remote_shutdown(arg);
 	case SCHEDOP_shutdown_code:
-		return shutdown_code(arg);
+		if (op.shutdown.reason > SHUTDOWN_MAX)
+			return -EINVAL;
+		/* The code is what tools are told; a shutdown with another reason replaces it. */
+		if (command == SCHEDOP_shutdown)
+			domain_shutdown(d, (uint8_t)op.shutdown.reason);
+		else
+			d->shutdown_code = (uint8_t)op.shutdown.reason;
+		return 0;
+	case SCHEDOP_poll:
+		return poll(&op.poll);
+	case SCHEDOP_remote_shutdown:
+		return remote_shutdown(&op.remote_shutdown);
 	case SCHEDOP_watchdog:
-		return watchdog(arg);
+		spin_lock(&d->lock);
+		rc = watchdog_locked(d, &op.watchdog);
+		spin_unlock(&d->lock);
+		return rc;
 	case SCHEDOP_pin_override:
-		return pin_override(arg);
+		return pin_override(op.pin_override.pcpu);
 	default:
 		return -ENOSYS;
 	}
