@@ -40,9 +40,9 @@ static int hold_tables(struct vcpu *v, const struct vcpu_guest_context *c)
 
 	if (rc)
 		return rc;
-	rc = mfn_valid(kernel) ? frame_get_both(mfn_frame(kernel), d, TYPE_L4) : -EINVAL;
+	rc = mfn_get_both(kernel, d, TYPE_L4);
 	if (!rc && has_user) {
-		rc = mfn_valid(user) ? frame_get_both(mfn_frame(user), d, TYPE_L4) : -EINVAL;
+		rc = mfn_get_both(user, d, TYPE_L4);
 		if (rc)
 			frame_put_both(mfn_frame(kernel));
 	}

@@ -52,7 +52,7 @@ int vcpu_set_gdt(struct vcpu *v, const uint64_t *frames, unsigned entries)
 {
 	struct domain *d = v->domain;
 	unsigned nr = (entries + 511) / 512, held = 0;
-	mfn_t fresh[GDT_PAGES], old;
+	mfn_t fresh[GDT_PAGES];
 	int rc;
 
 	if (entries > GDT_PAGES * 512)
@@ -62,16 +62,13 @@ int vcpu_set_gdt(struct vcpu *v, const uint64_t *frames, unsigned entries)
 		return rc;
 	for (; held < nr && !rc; held++) {
 		fresh[held] = MFN(frames[held]);
-		rc = mfn_valid(fresh[held]) ? frame_get_both(mfn_frame(fresh[held]), d, TYPE_DESC)
-					    : -EINVAL;
+		rc = mfn_get_both(fresh[held], d, TYPE_DESC);
 		if (rc)
 			break;
 	}
 	for (unsigned i = 0; !rc && i < GDT_PAGES; i++) {
-		old = v->gdt[i];
+		vcpu_put_table(&v->gdt[i]);
 		v->gdt[i] = i < nr ? fresh[i] : MFN_NONE;
-		if (!mfn_eq(old, MFN_NONE))
-			frame_put_both(mfn_frame(old));
 	}
 	while (rc && held--)
 		frame_put_both(mfn_frame(fresh[held]));
@@ -350,10 +347,9 @@ long do_iret(void)
 	bool to_user;
 
 	if (copy_from_guest(&c, GUEST_VA(r->rsp), sizeof(c))) {
-		domain_crash(
-			v->domain,
-			"it returns from an exception with a stack at %llx that cannot be read",
-			(unsigned long long)r->rsp);
+		domain_crash(v->domain,
+			     "it returns from an exception with a stack at %lx that cannot be read",
+			     r->rsp);
 		return 0;
 	}
 	to_user = (c.cs & 3) == 3;

@@ -76,12 +76,10 @@ long domctl_create(struct xen_domctl *op)
 
 static long hypercall_page(struct domain *d, uint64_t gmfn)
 {
-	struct frame *f = mfn_valid(MFN(gmfn)) ? mfn_frame(MFN(gmfn)) : NULL;
-
-	if (!f || frame_get_both(f, d, TYPE_WRITABLE))
+	if (mfn_get_both(MFN(gmfn), d, TYPE_WRITABLE))
 		return -EACCES;
 	hypercall_page_fill(mfn_to_ptr(MFN(gmfn)));
-	frame_put_both(f);
+	frame_put_both(mfn_frame(MFN(gmfn)));
 	return 0;
 }
 

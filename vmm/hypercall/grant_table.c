@@ -169,6 +169,16 @@ void grants_free(struct domain *d)
 
 /* ---- pins ---- */
 
+/* A reference to a frame that is the domain's to give, used as nothing that must not be written. GNTST_*. */
+static int get_frame(mfn_t m, const struct domain *d, bool write)
+{
+	if (!mfn_valid(m))
+		return GNTST_bad_page;
+	if (write)
+		return frame_get_both(mfn_frame(m), d, TYPE_WRITABLE) ? GNTST_bad_page : GNTST_okay;
+	return frame_get(mfn_frame(m), d) ? GNTST_okay : GNTST_bad_page;
+}
+
 static void put_frame(mfn_t m, bool write)
 {
 	if (write)
@@ -231,13 +241,7 @@ static int pin_locked(struct domain *granter, uint32_t ref, domid_t who, bool wr
 	rc = mark_used(entry_of(g, ref), who, write);
 	if (rc)
 		return rc;
-	/* What is given is the granter's to give, and is used as nothing that must not be written. */
-	if (!mfn_valid(frame))
-		rc = GNTST_bad_page;
-	else if (write)
-		rc = frame_get_both(mfn_frame(frame), granter, TYPE_WRITABLE) ? GNTST_bad_page : 0;
-	else
-		rc = frame_get(mfn_frame(frame), granter) ? 0 : GNTST_bad_page;
+	rc = get_frame(frame, granter, write);
 	if (rc) {
 		mark_unused(g, ref);
 		return rc;
@@ -594,14 +598,7 @@ static int side_get(struct side *s, domid_t id, bool granted, uint64_t what, boo
 		rc = pin(s->owner, s->ref, current->domain->id, write, &s->mfn);
 	} else {
 		s->mfn = MFN(what);
-		if (!mfn_valid(s->mfn))
-			rc = GNTST_bad_page;
-		else if (write)
-			rc = frame_get_both(mfn_frame(s->mfn), s->owner, TYPE_WRITABLE)
-				     ? GNTST_bad_page
-				     : 0;
-		else
-			rc = frame_get(mfn_frame(s->mfn), s->owner) ? 0 : GNTST_bad_page;
+		rc = get_frame(s->mfn, s->owner, write);
 	}
 	if (rc && s->owner)
 		domain_put(s->owner);
@@ -731,21 +728,29 @@ static long version(uint32_t command, guest_va_t arg)
 
 /* ---- the hypercall ---- */
 
-static long map_all(guest_va_t *at, uint32_t *left)
+static long map_or_copy_all(guest_va_t *at, uint32_t *left, bool map)
 {
+	union {
+		struct gnttab_map_grant_ref map;
+		struct gnttab_copy copy;
+	} op;
+	const size_t bytes = map ? sizeof(op.map) : sizeof(op.copy);
+
 	while (*left) {
-		struct gnttab_map_grant_ref op;
 		int rc;
 
-		if (copy_from_guest(&op, *at, sizeof(op)))
+		if (copy_from_guest(&op, *at, bytes))
 			return -EFAULT;
-		rc = map_one(&op);
+		rc = map ? map_one(&op.map) : copy_one(&op.copy);
 		if (rc == -ERESTART)
 			return rc;
-		op.status = (int16_t)rc;
-		if (copy_to_guest(*at, &op, sizeof(op)))
+		if (map)
+			op.map.status = (int16_t)rc;
+		else
+			op.copy.status = (int16_t)rc;
+		if (copy_to_guest(*at, &op, bytes))
 			return -EFAULT;
-		at->v += sizeof(op);
+		at->v += bytes;
 		if (--*left && hypercall_preempt_check())
 			return -ERESTART;
 	}
@@ -813,25 +818,6 @@ static long unmap_all(guest_va_t *at, uint32_t *left, bool replace)
 	return rc;
 }
 
-static long copy_all(guest_va_t *at, uint32_t *left)
-{
-	while (*left) {
-		struct gnttab_copy op;
-		int16_t status;
-
-		if (copy_from_guest(&op, *at, sizeof(op)))
-			return -EFAULT;
-		status = (int16_t)copy_one(&op);
-		if (copy_to_guest(GUEST_VA(at->v + offsetof(struct gnttab_copy, status)), &status,
-				  sizeof(status)))
-			return -EFAULT;
-		at->v += sizeof(op);
-		if (--*left && hypercall_preempt_check())
-			return -ERESTART;
-	}
-	return 0;
-}
-
 long do_grant_table_op(arg_t command, arg_t arg, arg_t count)
 {
 	guest_va_t at = GUEST_VA(arg);
@@ -842,14 +828,12 @@ long do_grant_table_op(arg_t command, arg_t arg, arg_t count)
 		return -ENOSYS;
 	switch ((uint32_t)command) {
 	case GNTTABOP_map_grant_ref:
-		rc = map_all(&at, &left);
+	case GNTTABOP_copy:
+		rc = map_or_copy_all(&at, &left, (uint32_t)command == GNTTABOP_map_grant_ref);
 		break;
 	case GNTTABOP_unmap_grant_ref:
 	case GNTTABOP_unmap_and_replace:
 		rc = unmap_all(&at, &left, (uint32_t)command == GNTTABOP_unmap_and_replace);
-		break;
-	case GNTTABOP_copy:
-		rc = copy_all(&at, &left);
 		break;
 	case GNTTABOP_setup_table:
 		return left == 1 ? setup_table(at) : -EINVAL;
@@ -896,7 +880,7 @@ void grants_dump(struct domain *d)
 		const struct active *a = active_of(g, ref);
 
 		if (a->readers || a->writers)
-			log_info("  %u: frame %llx to domain %u, %u readers, %u writers", ref,
-				 (unsigned long long)a->mfn.v, a->who, a->readers, a->writers);
+			log_info("  %u: frame %lx to domain %u, %u readers, %u writers", ref,
+				 a->mfn.v, a->who, a->readers, a->writers);
 	}
 }

@@ -286,12 +286,10 @@ static int new_base(mfn_t *place, mfn_t m, bool none_allowed)
 
 	if (m.v == 0 && none_allowed)
 		m = MFN_NONE;
-	else if (!mfn_valid(m))
-		rc = -EINVAL;
-	else if (!mfn_eq(m, old))
-		rc = frame_get_both(mfn_frame(m), v->domain, TYPE_L4);
-	else
+	else if (mfn_valid(m) && mfn_eq(m, old))
 		return 0;
+	else
+		rc = mfn_get_both(m, v->domain, TYPE_L4);
 	if (rc)
 		return rc;
 	*place = m;
@@ -349,17 +347,8 @@ static int locked_op(const struct mmuext_op *o, struct domain *d)
 	if (rc)
 		return rc;
 	switch (o->cmd) {
-	case MMUEXT_PIN_L1_TABLE:
-		rc = pin(d, m, TYPE_L1);
-		break;
-	case MMUEXT_PIN_L2_TABLE:
-		rc = pin(d, m, TYPE_L2);
-		break;
-	case MMUEXT_PIN_L3_TABLE:
-		rc = pin(d, m, TYPE_L3);
-		break;
-	case MMUEXT_PIN_L4_TABLE:
-		rc = pin(d, m, TYPE_L4);
+	case MMUEXT_PIN_L1_TABLE ... MMUEXT_PIN_L4_TABLE:
+		rc = pin(d, m, (enum page_type)(TYPE_L1 + o->cmd - MMUEXT_PIN_L1_TABLE));
 		break;
 	case MMUEXT_UNPIN_TABLE:
 		rc = unpin(d, m);
@@ -385,7 +374,9 @@ static int locked_op(const struct mmuext_op *o, struct domain *d)
 
 static bool is_pinning(unsigned command)
 {
-	_Static_assert(MMUEXT_PIN_L1_TABLE == 0 && MMUEXT_UNPIN_TABLE == 4, "all that come first");
+	_Static_assert(MMUEXT_PIN_L1_TABLE == 0 && MMUEXT_PIN_L4_TABLE == 3 &&
+			       MMUEXT_UNPIN_TABLE == 4,
+		       "all that come first");
 	return command <= MMUEXT_UNPIN_TABLE;
 }
 
@@ -429,11 +420,7 @@ static int one_op(const struct mmuext_op *o, struct domain *subject)
 			return -EACCES;
 		__asm__ volatile("wbinvd" ::: "memory");
 		return 0;
-	case MMUEXT_PIN_L1_TABLE:
-	case MMUEXT_PIN_L2_TABLE:
-	case MMUEXT_PIN_L3_TABLE:
-	case MMUEXT_PIN_L4_TABLE:
-	case MMUEXT_UNPIN_TABLE:
+	case MMUEXT_PIN_L1_TABLE ... MMUEXT_UNPIN_TABLE:
 	case MMUEXT_NEW_BASEPTR:
 	case MMUEXT_NEW_USER_BASEPTR:
 	case MMUEXT_SET_LDT:

@@ -111,12 +111,10 @@ static long register_info(struct vcpu *v, arg_t arg)
 		return -EFAULT;
 	if (op.offset % sizeof(uint64_t) || op.offset > PAGE_SIZE - sizeof(*info))
 		return -EINVAL;
-	if (!mfn_valid(MFN(op.mfn)))
-		return -EINVAL;
-	f = mfn_frame(MFN(op.mfn));
-	rc = frame_get_both(f, v->domain, TYPE_WRITABLE);
+	rc = mfn_get_both(MFN(op.mfn), v->domain, TYPE_WRITABLE);
 	if (rc)
 		return rc;
+	f = mfn_frame(MFN(op.mfn));
 	spin_lock(&v->domain->lock);
 	if (!mfn_eq(v->info_frame, MFN_NONE) || (v != current && !v->down)) {
 		spin_unlock(&v->domain->lock);

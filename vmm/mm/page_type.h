@@ -8,6 +8,7 @@
 #ifndef VMM_MM_PAGE_TYPE_H
 #define VMM_MM_PAGE_TYPE_H
 
+#include "vmm/lib/errno.h"
 #include "vmm/lib/lock.h"
 #include "vmm/mm/frame.h"
 
@@ -95,6 +96,12 @@ void frame_put_type(struct frame *f);
 
 /* A reference and a typed one. 0, -EPERM (not the domain's), or as frame_get_type. */
 int frame_get_both(struct frame *f, const struct domain *owner, enum page_type type);
+/* The same by a number that a guest gave: -EINVAL, too, when there is no such frame. */
+static inline int mfn_get_both(mfn_t m, const struct domain *owner, enum page_type type)
+{
+	return mfn_valid(m) ? frame_get_both(mfn_frame(m), owner, type) : -EINVAL;
+}
+
 void frame_put_both(struct frame *f);
 
 /*
