@@ -76,14 +76,13 @@ static const uint8_t *get_table(uint64_t maddr, uint32_t *bytes)
 		name[i] = (char)(p[i] >= ' ' && p[i] < 0x7f ? p[i] : '?');
 	*bytes = load32(p + 4);
 	if (*bytes < HEADER_BYTES || *bytes > TABLE_MAX) {
-		log_warning("ACPI: table %s at %llx is ignored: it has %u bytes", name,
-			    (unsigned long long)maddr, *bytes);
+		log_warning("ACPI: table %s at %lx is ignored: it has %u bytes", name, maddr,
+			    *bytes);
 		return NULL;
 	}
 	p = firmware_memory(maddr, *bytes);
 	if (!p || !sums_to_zero(p, *bytes)) {
-		log_warning("ACPI: table %s at %llx is ignored: its checksum is wrong", name,
-			    (unsigned long long)maddr);
+		log_warning("ACPI: table %s at %lx is ignored: its checksum is wrong", name, maddr);
 		return NULL;
 	}
 	return p;

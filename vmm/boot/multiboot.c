@@ -163,8 +163,8 @@ static struct boot_module *add_module(uint64_t start, uint64_t end)
 	struct boot_module *m;
 
 	if (start > end || !loader_memory(start, end - start)) {
-		log_error("multiboot: a module at %llx to %llx is ignored: it must lie below 4 GiB",
-			  (unsigned long long)start, (unsigned long long)end);
+		log_error("multiboot: a module at %lx to %lx is ignored: it must lie below 4 GiB",
+			  start, end);
 		return NULL;
 	}
 	if (boot_info.nr_modules == BOOT_MODULES_MAX) {

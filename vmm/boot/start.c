@@ -65,7 +65,7 @@ void start(uint32_t magic, uint32_t info)
 	irq_enable();
 	smp_start();
 	dom0_build();
-	log_info("starting dom0; %llu MiB are free", (unsigned long long)(heap_free_frames() >> 8));
+	log_info("starting dom0; %lu MiB are free", heap_free_frames() >> 8);
 	domain_reaper_init();
 	console_input_start();
 	domain_unpause(dom0);

@@ -119,22 +119,13 @@ static const char *const trap_name[] = {"divide error",
 
 void dump_registers(const struct cpu_user_regs *r)
 {
-	log_error("rip %04x:%016llx rsp %04x:%016llx rflags %llx error %x vector %u", r->cs,
-		  (unsigned long long)r->rip, r->ss, (unsigned long long)r->rsp,
-		  (unsigned long long)r->rflags, r->error_code, r->entry_vector);
-	log_error("rax %016llx rbx %016llx rcx %016llx rdx %016llx", (unsigned long long)r->rax,
-		  (unsigned long long)r->rbx, (unsigned long long)r->rcx,
-		  (unsigned long long)r->rdx);
-	log_error("rsi %016llx rdi %016llx rbp %016llx r8  %016llx", (unsigned long long)r->rsi,
-		  (unsigned long long)r->rdi, (unsigned long long)r->rbp,
-		  (unsigned long long)r->r8);
-	log_error("r9  %016llx r10 %016llx r11 %016llx r12 %016llx", (unsigned long long)r->r9,
-		  (unsigned long long)r->r10, (unsigned long long)r->r11,
-		  (unsigned long long)r->r12);
-	log_error("r13 %016llx r14 %016llx r15 %016llx cr2 %016llx cr3 %llx",
-		  (unsigned long long)r->r13, (unsigned long long)r->r14,
-		  (unsigned long long)r->r15, (unsigned long long)read_cr2(),
-		  (unsigned long long)read_cr3());
+	log_error("rip %04x:%016lx rsp %04x:%016lx rflags %lx error %x vector %u", r->cs, r->rip,
+		  r->ss, r->rsp, r->rflags, r->error_code, r->entry_vector);
+	log_error("rax %016lx rbx %016lx rcx %016lx rdx %016lx", r->rax, r->rbx, r->rcx, r->rdx);
+	log_error("rsi %016lx rdi %016lx rbp %016lx r8  %016lx", r->rsi, r->rdi, r->rbp, r->r8);
+	log_error("r9  %016lx r10 %016lx r11 %016lx r12 %016lx", r->r9, r->r10, r->r11, r->r12);
+	log_error("r13 %016lx r14 %016lx r15 %016lx cr2 %016lx cr3 %lx", r->r13, r->r14, r->r15,
+		  read_cr2(), read_cr3());
 }
 
 static void dump_stack(const struct cpu_user_regs *r)
@@ -147,7 +138,7 @@ static void dump_stack(const struct cpu_user_regs *r)
 		uint64_t word = *(const uint64_t *)at;
 
 		if (word >= (uint64_t)image_start && word < (uint64_t)text_end) {
-			log_error("  called from %016llx", (unsigned long long)word);
+			log_error("  called from %016lx", word);
 			n++;
 		}
 	}
@@ -513,16 +504,15 @@ static void machine_check(void)
 
 	rdmsr_safe(MSR_MCG_CAP, &cap);
 	rdmsr_safe(MSR_MCG_STATUS, &status);
-	log_error("CPU %u: machine check: the processor reports a hardware fault, status %llx",
-		  this_cpu()->id, (unsigned long long)status);
+	log_error("CPU %u: machine check: the processor reports a hardware fault, status %lx",
+		  this_cpu()->id, status);
 	for (unsigned i = 0; i < (cap & 0xff); i++) {
 		if (rdmsr_safe(MSR_MC_STATUS(i), &status) || !(status & MC_STATUS_VALID))
 			continue;
 		address = 0;
 		if (status & MC_STATUS_ADDRESS)
 			rdmsr_safe(MSR_MC_STATUS(i) + 1, &address);
-		log_error("  bank %u: status %llx, address %llx", i, (unsigned long long)status,
-			  (unsigned long long)address);
+		log_error("  bank %u: status %lx, address %lx", i, status, address);
 	}
 }
 

@@ -29,7 +29,7 @@
 #include "vmm/platform/irq.h"
 #include "vmm/platform/serial.h"
 
-#define MIB	      (1ull << 20)
+#define MIB	      (1ul << 20)
 #define MIN_ROOM      (512ull << 10)
 #define MAP_ALIGN     (4 * MIB)
 #define CHUNK_ORDER   10
@@ -106,13 +106,13 @@ static uint64_t memory_wanted(void)
 	if (boot_options.dom0_mem_max && want > boot_options.dom0_mem_max)
 		want = boot_options.dom0_mem_max;
 	if (want > most) {
-		log_warning("dom0_mem: %llu MiB are asked for, %llu MiB are there",
-			    (unsigned long long)(want / MIB), (unsigned long long)(most / MIB));
+		log_warning("dom0_mem: %lu MiB are asked for, %lu MiB are there", want / MIB,
+			    most / MIB);
 		want = most;
 	}
 	if (want < DOM0_MIN)
-		cannot("%llu MiB of memory are left for it, too few; give the machine more memory, or dom0_mem= a larger value",
-		       (unsigned long long)(want / MIB));
+		cannot("%lu MiB of memory are left for it, too few; give the machine more memory, or dom0_mem= a larger value",
+		       want / MIB);
 	return want >> PAGE_SHIFT;
 }
 
@@ -132,8 +132,8 @@ static void allocate(struct plan *p, struct domain *d)
 		m = heap_alloc(order, 0);
 		if (mfn_eq(m, MFN_NONE)) {
 			if (!order)
-				cannot("its %llu MiB of memory are not there; give dom0_mem= a smaller value",
-				       (unsigned long long)(p->nr_pages >> 8));
+				cannot("its %lu MiB of memory are not there; give dom0_mem= a smaller value",
+				       p->nr_pages >> 8);
 			order--;
 			continue;
 		}
@@ -176,9 +176,8 @@ static bool guest_range(uint64_t first, uint64_t pages)
 static void check_room(const struct plan *p, uint64_t pages)
 {
 	if (pages >= p->nr_pages)
-		cannot("kernel and RAM disk need %llu MiB of the %llu MiB that it gets; give dom0_mem= a larger value",
-		       (unsigned long long)(pages >> 8) + 1,
-		       (unsigned long long)(p->nr_pages >> 8));
+		cannot("kernel and RAM disk need %lu MiB of the %lu MiB that it gets; give dom0_mem= a larger value",
+		       (pages >> 8) + 1, p->nr_pages >> 8);
 }
 
 static void lay_out(struct plan *p)
@@ -211,8 +210,7 @@ static void lay_out(struct plan *p)
 			(ROUND_UP(va_of(p, p->stack + 1) + MIN_ROOM, MAP_ALIGN) - p->virt_base) >>
 			PAGE_SHIFT;
 		if (!guest_range(p->virt_base, p->mapped_end))
-			cannot("the kernel wants to lie at %llx, where it cannot",
-			       (unsigned long long)p->virt_base);
+			cannot("the kernel wants to lie at %lx, where it cannot", p->virt_base);
 	} while (1 + tables_for(p->virt_base, p->mapped_end) > p->nr_tables);
 	at = p->mapped_end;
 	if (p->initrd && k->mod_start_pfn) {
@@ -222,8 +220,8 @@ static void lay_out(struct plan *p)
 	if (k->init_p2m_given) {
 		p->p2m_pfn = at;
 		if (!guest_range(k->init_p2m, p->p2m_frames))
-			cannot("the kernel wants the list of its frames at %llx, where it cannot be",
-			       (unsigned long long)k->init_p2m);
+			cannot("the kernel wants the list of its frames at %lx, where it cannot be",
+			       k->init_p2m);
 		p->p2m_tables = tables_for(k->init_p2m, p->p2m_frames);
 		at += p->p2m_frames + p->p2m_tables;
 	}
@@ -308,8 +306,8 @@ static void load_kernel(const struct plan *p)
 		uint64_t at = p->kernel.hypercall_page - p->virt_base;
 
 		if (at % PAGE_SIZE || at >> PAGE_SHIFT >= p->kernel_end)
-			cannot("the kernel's hypercall page at %llx is not inside of it",
-			       (unsigned long long)p->kernel.hypercall_page);
+			cannot("the kernel's hypercall page at %lx is not inside of it",
+			       p->kernel.hypercall_page);
 		hypercall_page_fill(page_of(p, at >> PAGE_SHIFT));
 	}
 }
@@ -456,12 +454,9 @@ void dom0_build(void)
 	use_tables(p, dom0->vcpu[0]);
 	start_vcpu(p, dom0->vcpu[0]);
 	heap_zfree(p->mfn, p->nr_pages * sizeof(*p->mfn));
-	log_info(
-		"dom0: %s, %llu MiB, %u vCPU%s, kernel up to %llx, RAM disk of %llu KiB, entry %llx",
-		p->kernel.guest_os[0] ? p->kernel.guest_os : "a PV kernel",
-		(unsigned long long)(p->nr_pages >> 8), vcpus, vcpus == 1 ? "" : "s",
-		(unsigned long long)va_of(p, p->kernel_end),
-		(unsigned long long)(p->initrd ? p->initrd->bytes >> 10 : 0),
-		(unsigned long long)p->kernel.entry);
+	log_info("dom0: %s, %lu MiB, %u vCPU%s, kernel up to %lx, RAM disk of %lu KiB, entry %lx",
+		 p->kernel.guest_os[0] ? p->kernel.guest_os : "a PV kernel", p->nr_pages >> 8,
+		 vcpus, vcpus == 1 ? "" : "s", va_of(p, p->kernel_end),
+		 p->initrd ? p->initrd->bytes >> 10 : 0, p->kernel.entry);
 	map_free_modules();
 }

@@ -44,8 +44,8 @@ static uint64_t early_alloc(uint64_t bytes, uint64_t align)
 	uint64_t at = (early_top - bytes) & ~(align - 1);
 
 	if (at < early_bottom || at > early_top)
-		give_up("too little memory: %llu MiB more are needed below 4 GiB for the hypervisor's tables; give the machine at least 512 MiB",
-			(unsigned long long)(bytes >> 20) + 1);
+		give_up("too little memory: %lu MiB more are needed below 4 GiB for the hypervisor's tables; give the machine at least 512 MiB",
+			(bytes >> 20) + 1);
 	early_top = at;
 	memset(maddr_to_ptr(at), 0, bytes);
 	return at;
@@ -174,8 +174,7 @@ static uint64_t ram_end(void)
 		if (boot_info.range[i].type == RANGE_RAM && boot_info.range[i].end > end)
 			end = boot_info.range[i].end;
 	if (end > DIRECT_BYTES) {
-		log_warning("memory above %llu GiB is not used",
-			    (unsigned long long)(DIRECT_BYTES >> 30));
+		log_warning("memory above %lu GiB is not used", DIRECT_BYTES >> 30);
 		end = DIRECT_BYTES;
 	}
 	return end & PAGE_MASK;
@@ -260,10 +259,8 @@ void map_init(void)
 	map_share_m2p();
 	each_free_range(give_to_heap);
 	heap_ready = true;
-	log_info("memory: %llu MiB in all, %llu MiB free, frame table %llu MiB",
-		 (unsigned long long)(ram_frames >> 8),
-		 (unsigned long long)(heap_free_frames() >> 8),
-		 (unsigned long long)(frames_bytes >> 20));
+	log_info("memory: %lu MiB in all, %lu MiB free, frame table %lu MiB", ram_frames >> 8,
+		 heap_free_frames() >> 8, frames_bytes >> 20);
 }
 
 uint64_t map_m2p(mfn_t *first)

@@ -240,10 +240,8 @@ static int climb(struct frame *f, enum page_type type, unsigned progress)
 		if (rc) {
 			set_partial(f, type, i, rc == -ERESTART);
 			if (rc != -ERESTART)
-				log_debug("d%u: entry %u of the L%u table %llx: %llx: error %d",
-					  f->owner->id, i, level,
-					  (unsigned long long)frame_mfn(f).v,
-					  (unsigned long long)pte, rc);
+				log_debug("d%u: entry %u of the L%u table %lx: %lx: error %d",
+					  f->owner->id, i, level, frame_mfn(f).v, pte, rc);
 			return rc;
 		}
 		if (adjusted(pte, level) != pte)

@@ -173,8 +173,8 @@ static void add_ioapic(uint64_t address, unsigned gsi_base)
 	io->gsi_base = gsi_base;
 	io->pins = (read_locked(io, REG_VERSION) >> 16 & 0xff) + 1;
 	if (io->pins > 240 || gsi_base >= GSIS_MAX || io->pins > GSIS_MAX - gsi_base) {
-		log_warning("I/O APIC at %llx is ignored: it has %u pins from GSI %u on",
-			    (unsigned long long)address, io->pins, gsi_base);
+		log_warning("I/O APIC at %lx is ignored: it has %u pins from GSI %u on", address,
+			    io->pins, gsi_base);
 		return;
 	}
 	nr_ioapics++;
@@ -187,8 +187,7 @@ static void add_ioapic(uint64_t address, unsigned gsi_base)
 		g->low = ENTRY_MASKED | (gsi < ISA_IRQS ? 0 : ENTRY_LEVEL | ENTRY_LOW);
 		write_entry(g);
 	}
-	log_info("I/O APIC at %llx: GSI %u to %u", (unsigned long long)address, gsi_base,
-		 gsi_base + io->pins - 1);
+	log_info("I/O APIC at %lx: GSI %u to %u", address, gsi_base, gsi_base + io->pins - 1);
 }
 
 void ioapic_init(void)
