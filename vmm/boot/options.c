@@ -2,6 +2,7 @@
 /* The command line: Xen's names where the meaning is the same. Whatever is not understood is named in the log and has no effect. */
 #include "vmm/boot/boot.h"
 
+#include "vmm/lib/number.h"
 #include "vmm/lib/print.h"
 #include "vmm/lib/string.h"
 
@@ -47,42 +48,6 @@ static bool any_of(const char *s, const char *const *words)
 		if (!strcmp(s, *words++))
 			return true;
 	return false;
-}
-
-/* 1, 0, or -1: not a boolean. An option without a value is switched on. */
-static int parse_bool(const char *value)
-{
-	static const char *const yes[] = {"", "yes", "on", "true", "enable", "1", NULL};
-	static const char *const no[] = {"no", "off", "false", "disable", "0", NULL};
-
-	return any_of(value, yes) ? 1 : any_of(value, no) ? 0 : -1;
-}
-
-/* A decimal or 0x number; *end behind it. False: no digit, or more than 64 bits. */
-static bool parse_number(const char *s, const char **end, uint64_t *out)
-{
-	unsigned base = after(s, "0x") ? 16 : 10;
-	uint64_t value = 0;
-	bool any = false;
-
-	if (base == 16)
-		s += 2;
-	for (;; s++, any = true) {
-		unsigned lower = (unsigned)*s | 0x20, digit;
-
-		if (*s >= '0' && *s <= '9')
-			digit = (unsigned)(*s - '0');
-		else if (base == 16 && lower >= 'a' && lower <= 'f')
-			digit = lower - 'a' + 10;
-		else
-			break;
-		if (value > (UINT64_MAX - digit) / base)
-			return false;
-		value = value * base + digit;
-	}
-	*end = s;
-	*out = value;
-	return any;
 }
 
 /* Bytes; without a suffix KiB, as Xen has it. */
@@ -133,22 +98,17 @@ static bool parse_count(const char *s, unsigned *out)
 
 /* ---- one function for each option that is more than a flag; false: the value is not understood ---- */
 
+/* An option without a value is switched on. */
 static bool set_bool(int *out, const char *value)
 {
-	int b = parse_bool(value);
+	static const char *const yes[] = {"", "yes", "on", "true", "enable", "1", NULL};
+	static const char *const no[] = {"no", "off", "false", "disable", "0", NULL};
+	bool on = any_of(value, yes);
 
-	if (b >= 0)
-		*out = b;
-	return b >= 0;
-}
-
-static bool set_flag(bool *out, const char *value)
-{
-	int b = *out;
-	bool good = set_bool(&b, value);
-
-	*out = b;
-	return good;
+	if (!on && !any_of(value, no))
+		return false;
+	*out = on;
+	return true;
 }
 
 static bool set_console(const char *value)
@@ -315,6 +275,22 @@ static bool set_tsc(const char *value)
 	return boot_options.tsc_unstable;
 }
 
+/* Those that are on, off, or another word that means one of the two or, when it is NULL, neither. */
+static const struct {
+	const char *name, *other, *meaning;
+	int *option;
+} switches[] = {
+	{"noreboot", NULL, NULL, &boot_options.noreboot},
+	{"sync_console", NULL, NULL, &boot_options.sync_console},
+	{"fault-injection", NULL, NULL, &boot_options.fault_injection},
+	/* Not for PV guests, and there are no others. */
+	{"smep", "hvm", "no", &boot_options.smep},
+	{"smap", "hvm", "no", &boot_options.smap},
+	{"pcid", NULL, NULL, &boot_options.pcid},
+	{"pv-l1tf", NULL, NULL, &boot_options.pv_l1tf},
+	{"xpti", "default", NULL, &boot_options.xpti},
+};
+
 enum verdict { GOOD, BAD_VALUE, UNKNOWN };
 
 static enum verdict judge(bool good)
@@ -326,6 +302,13 @@ static enum verdict parse_option(const char *name, const char *value)
 {
 	enum log_level guests;
 
+	for (unsigned i = 0; i < ARRAY_SIZE(switches); i++) {
+		if (strcmp(name, switches[i].name))
+			continue;
+		if (switches[i].other && !strcmp(value, switches[i].other))
+			value = switches[i].meaning;
+		return judge(!value || set_bool(switches[i].option, value));
+	}
 	if (!strcmp(name, "console"))
 		return judge(set_console(value));
 	if (!strcmp(name, "com1"))
@@ -342,25 +325,8 @@ static enum verdict parse_option(const char *name, const char *value)
 		return judge(parse_level(value, &log_console_level));
 	if (!strcmp(name, "guest_loglvl")) /* guests have no level of their own */
 		return judge(parse_level(value, &guests));
-	if (!strcmp(name, "noreboot"))
-		return judge(set_flag(&boot_options.noreboot, value));
-	if (!strcmp(name, "sync_console"))
-		return judge(set_flag(&boot_options.sync_console, value));
-	/* "hvm": not for PV guests, and there are no others. */
-	if (!strcmp(name, "smep"))
-		return judge(set_bool(&boot_options.smep, strcmp(value, "hvm") ? value : "no"));
-	if (!strcmp(name, "smap"))
-		return judge(set_bool(&boot_options.smap, strcmp(value, "hvm") ? value : "no"));
-	if (!strcmp(name, "pcid"))
-		return judge(set_bool(&boot_options.pcid, value));
-	if (!strcmp(name, "pv-l1tf"))
-		return judge(set_bool(&boot_options.pv_l1tf, value));
-	if (!strcmp(name, "xpti"))
-		return judge(!strcmp(value, "default") || set_bool(&boot_options.xpti, value));
 	if (!strcmp(name, "spec-ctrl"))
 		return judge(set_spec_ctrl(value));
-	if (!strcmp(name, "fault-injection"))
-		return judge(set_flag(&boot_options.fault_injection, value));
 	if (!strcmp(name, "tsc"))
 		return judge(set_tsc(value));
 	/* Debian's GRUB scripts add these for UEFI. They switch off what does not exist here. */

@@ -3,6 +3,7 @@
 #include "vmm/platform/serial.h"
 
 #include "vmm/cpu/regs.h"
+#include "vmm/lib/number.h"
 #include "vmm/lib/print.h"
 
 enum { DATA = 0, IRQ_ENABLE = 1, FIFO = 2, LINE = 3, MODEM = 4, LINE_STATUS = 5, SCRATCH = 7 };
@@ -19,25 +20,12 @@ enum { DATA = 0, IRQ_ENABLE = 1, FIFO = 2, LINE = 3, MODEM = 4, LINE_STATUS = 5,
 static uint16_t base;
 static unsigned space; /* free places in the transmitter, as far as we know */
 
-/* The number at *s, with *s behind it; base 10, or 16 after 0x. 0: there is none. */
+/* The number at *s, with *s behind it. 0: there is none. */
 static unsigned number(const char **s)
 {
-	unsigned radix = 10, value = 0;
+	uint64_t n;
 
-	if ((*s)[0] == '0' && (*s)[1] == 'x') {
-		radix = 16;
-		*s += 2;
-	}
-	for (;; (*s)++) {
-		char c = **s;
-
-		if (c >= '0' && c <= '9')
-			value = value * radix + (unsigned)(c - '0');
-		else if (radix == 16 && c >= 'a' && c <= 'f')
-			value = value * radix + (unsigned)(c - 'a') + 10;
-		else
-			return value;
-	}
+	return parse_number(*s, s, &n) ? (unsigned)n : 0;
 }
 
 /* Behind the next comma, or at the end. */
