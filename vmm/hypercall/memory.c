@@ -51,46 +51,6 @@ static bool give(struct domain *d, unsigned order, unsigned bits, mfn_t *out)
 	return !mfn_eq(*out, MFN_NONE);
 }
 
-/*
- * increase_reservation and populate_physmap: the same, but the latter says for which of its own frames. Returns the number of extents done, as the
- * ABI has it, also when there were no more.
- */
-static long grow(arg_t command, arg_t arg, uint64_t done, bool populate)
-{
-	reservation_t r;
-	struct domain *d;
-	int rc;
-
-	if (copy_from_guest(&r, GUEST_VA(arg), sizeof(r)))
-		return -EFAULT;
-	if (!extent_ok(r.extent_order, XENMEMF_get_address_bits(r.mem_flags)) ||
-	    done > r.nr_extents)
-		return -EPERM;
-	rc = domain_subject(current->domain, r.domid, &d);
-	if (rc)
-		return rc;
-	for (; done < r.nr_extents; done++) {
-		guest_va_t at = GUEST_VA((uint64_t)r.extent_start.p + done * sizeof(xen_pfn_t));
-		xen_pfn_t pfn = 0;
-		mfn_t m;
-
-		if (hypercall_preempt_check() && done) {
-			domain_put(d);
-			return again(command, done);
-		}
-		if (populate && copy_from_guest(&pfn, at, sizeof(pfn)))
-			break;
-		if (!give(d, r.extent_order, XENMEMF_get_address_bits(r.mem_flags), &m))
-			break;
-		for (uint64_t i = 0; populate && i < 1ull << r.extent_order; i++)
-			m2p_set(MFN(m.v + i), pfn + i);
-		if ((populate || r.extent_start.p) && copy_to_guest(at, &m.v, sizeof(m.v)))
-			break;
-	}
-	domain_put(d);
-	return (long)done;
-}
-
 static bool drop_extent(struct domain *d, uint64_t first, unsigned order, bool unused)
 {
 	for (uint64_t i = 0; i < 1ull << order; i++) {
@@ -102,28 +62,56 @@ static bool drop_extent(struct domain *d, uint64_t first, unsigned order, bool u
 	return true;
 }
 
-static long shrink(arg_t command, arg_t arg, uint64_t done)
+/* One more extent; populate_physmap says for which of the domain's own frames. False: not done. */
+static bool grow_one(struct domain *d, const reservation_t *r, uint64_t n, bool populate)
 {
+	guest_va_t at = GUEST_VA((uint64_t)r->extent_start.p + n * sizeof(xen_pfn_t));
+	xen_pfn_t pfn = 0;
+	mfn_t m;
+
+	if (populate && copy_from_guest(&pfn, at, sizeof(pfn)))
+		return false;
+	if (!give(d, r->extent_order, XENMEMF_get_address_bits(r->mem_flags), &m))
+		return false;
+	for (uint64_t i = 0; populate && i < 1ull << r->extent_order; i++)
+		m2p_set(MFN(m.v + i), pfn + i);
+	return (!populate && !r->extent_start.p) || !copy_to_guest(at, &m.v, sizeof(m.v));
+}
+
+static bool shrink_one(struct domain *d, const reservation_t *r, uint64_t n)
+{
+	xen_pfn_t mfn;
+
+	return !from_guest(&mfn, r->extent_start, n) && drop_extent(d, mfn, r->extent_order, false);
+}
+
+/*
+ * increase_reservation, populate_physmap, decrease_reservation. Returns the number of extents done, as the ABI has it, also when there were no more.
+ */
+static long change(arg_t command, arg_t arg, uint64_t done)
+{
+	unsigned what = command & COMMAND_MASK;
+	bool shrinks = what == XENMEM_decrease_reservation, good;
 	reservation_t r;
 	struct domain *d;
 	int rc;
 
 	if (copy_from_guest(&r, GUEST_VA(arg), sizeof(r)))
 		return -EFAULT;
-	if (r.extent_order > ORDER_DOM0 || done > r.nr_extents)
-		return -EINVAL;
+	good = shrinks ? r.extent_order <= ORDER_DOM0
+		       : extent_ok(r.extent_order, XENMEMF_get_address_bits(r.mem_flags));
+	if (!good || done > r.nr_extents)
+		return shrinks ? -EINVAL : -EPERM;
 	rc = domain_subject(current->domain, r.domid, &d);
 	if (rc)
 		return rc;
 	for (; done < r.nr_extents; done++) {
-		xen_pfn_t mfn;
-
 		if (hypercall_preempt_check() && done) {
 			domain_put(d);
 			return again(command, done);
 		}
-		if (from_guest(&mfn, r.extent_start, done) ||
-		    !drop_extent(d, mfn, r.extent_order, false))
+		if (!(shrinks ? shrink_one(d, &r, done)
+			      : grow_one(d, &r, done, what == XENMEM_populate_physmap)))
 			break;
 	}
 	domain_put(d);
@@ -369,11 +357,9 @@ long do_memory_op(arg_t command, arg_t arg)
 
 	switch (command & COMMAND_MASK) {
 	case XENMEM_increase_reservation:
-		return grow(command, arg, done, false);
 	case XENMEM_populate_physmap:
-		return grow(command, arg, done, true);
 	case XENMEM_decrease_reservation:
-		return shrink(command, arg, done);
+		return change(command, arg, done);
 	case XENMEM_exchange:
 		return exchange(command, arg);
 	case XENMEM_maximum_ram_page:
