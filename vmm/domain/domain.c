@@ -21,6 +21,8 @@
 #include "vmm/platform/time.h"
 #include "vmm/sched/sched.h"
 
+#define DOMID_LAST (DOMID_FIRST_RESERVED - 1u)
+
 struct domain hypervisor_domain = {.id = DOMID_XEN};
 struct domain *dom0;
 struct domain *domain_list;
@@ -75,19 +77,26 @@ void domain_unlist(struct domain *d)
 
 /* ---- making ---- */
 
+/* Into the list, and where it has no number yet with one that was not used lately. */
 static int insert(struct domain *d)
 {
-	struct domain **p = &domain_list;
-	int rc = 0;
+	static domid_t last;
+	bool any = d->id == DOMID_INVALID;
+	struct domain **p;
+	int rc = any ? -ENOMEM : -EEXIST;
 
 	spin_lock(&domain_list_lock);
-	while (*p && (*p)->id < d->id)
-		p = &(*p)->next;
-	if (*p && (*p)->id == d->id) {
-		rc = -EEXIST;
-	} else {
+	for (unsigned tries = any ? DOMID_LAST : 1; rc && tries; tries--) {
+		if (any)
+			d->id = last = (domid_t)(last % DOMID_LAST + 1);
+		p = &domain_list;
+		while (*p && (*p)->id < d->id)
+			p = &(*p)->next;
+		if (*p && (*p)->id == d->id)
+			continue;
 		d->next = *p;
 		*p = d;
+		rc = 0;
 	}
 	spin_unlock(&domain_list_lock);
 	return rc;

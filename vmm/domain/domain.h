@@ -179,7 +179,7 @@ static inline int domain_subject(const struct domain *self, domid_t id, struct d
 	*d = domain_get(id);
 	return *d ? 0 : -ESRCH;
 }
-/* A new one, paused, without vCPUs or memory, with the default grant limits where they are negative. -EEXIST, -EINVAL, -ENOMEM. */
+/* A new one, paused, without vCPUs or memory, with the default grant limits where they are negative. DOMID_INVALID: of any free number. -EEXIST, -EINVAL, -ENOMEM. */
 int domain_create(domid_t id, bool privileged, int grant_frames, int maptrack_frames,
 		  struct domain **out);
 /* Ends another domain than the caller's. 0: all that was its is given back or will be when others let go; -ERESTART: call again. */

@@ -24,37 +24,11 @@
 
 /* ---- making ---- */
 
-/* A number that no domain has: the one that is asked for, or one that was not used lately. DOMID_INVALID: there is none. */
-static domid_t free_id(domid_t wanted)
-{
-	static domid_t last;
-	domid_t id = wanted ? wanted : last;
-
-	for (unsigned tries = 0; tries < DOMID_FIRST_RESERVED; tries++) {
-		const struct domain *d;
-
-		if (!wanted)
-			id = id + 1u < DOMID_FIRST_RESERVED ? (domid_t)(id + 1) : 1;
-		spin_lock(&domain_list_lock);
-		for (d = domain_list; d && d->id != id; d = d->next)
-			;
-		spin_unlock(&domain_list_lock);
-		if (!d) {
-			last = wanted ? last : id;
-			return id;
-		}
-		if (wanted)
-			break;
-	}
-	return DOMID_INVALID;
-}
-
 long domctl_create(struct xen_domctl *op)
 {
 	const struct xen_domctl_createdomain *c = &op->u.createdomain;
 	domid_t wanted = op->domain < DOMID_FIRST_RESERVED ? op->domain : 0;
 	struct domain *d;
-	domid_t id;
 	long rc;
 
 	/* PV guests without any extra, and grants of version 1 (or the best that there is). */
@@ -62,15 +36,13 @@ long domctl_create(struct xen_domctl *op)
 	    c->arch.misc_flags & ~(uint32_t)XEN_X86_MSR_RELAXED || c->max_vcpus == 0 ||
 	    c->max_vcpus > MAX_VCPUS || c->cpupool_id != 0)
 		return -EINVAL;
-	id = free_id(wanted);
-	if (id == DOMID_INVALID)
-		return wanted ? -EEXIST : -ENOMEM;
-	rc = domain_create(id, false, c->max_grant_frames, c->max_maptrack_frames, &d);
+	rc = domain_create(wanted ? wanted : DOMID_INVALID, false, c->max_grant_frames,
+			   c->max_maptrack_frames, &d);
 	if (rc)
 		return rc;
 	d->max_vcpus = c->max_vcpus;
 	memcpy(d->uuid, c->handle, sizeof(d->uuid));
-	op->domain = id;
+	op->domain = d->id;
 	return 0;
 }
 
