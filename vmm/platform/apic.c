@@ -123,17 +123,11 @@ static uint64_t measure_ratio(void)
 /* The median: an emulator may lose any amount of time between two of its readings. */
 static void calibrate_timer(void)
 {
-	uint64_t ratio[RATIO_RUNS] = {0};
+	uint64_t ratio[RATIO_RUNS];
 
-	for (unsigned n = 0; n < RATIO_RUNS; n++) {
-		uint64_t r = measure_ratio();
-		unsigned at = n;
-
-		for (; at && ratio[at - 1] > r; at--)
-			ratio[at] = ratio[at - 1];
-		ratio[at] = r;
-	}
-	timer_ratio = ratio[RATIO_RUNS / 2];
+	for (unsigned n = 0; n < RATIO_RUNS; n++)
+		ratio[n] = measure_ratio();
+	timer_ratio = median(ratio, RATIO_RUNS);
 	if (!timer_ratio)
 		log_error("The local APIC's timer does not run: nothing will happen at its time");
 }

@@ -14,6 +14,7 @@
 #include "vmm/cpu/regs.h"
 #include "vmm/lib/lock.h"
 #include "vmm/lib/print.h"
+#include "vmm/lib/string.h"
 #include "vmm/mm/map.h"
 #include "vmm/platform/irq.h"
 
@@ -59,15 +60,13 @@ static uint64_t scale(uint64_t cycles)
 
 uint64_t time_of_tsc(uint64_t tsc)
 {
-	return tsc < tsc_base ? 0 : scale(tsc - tsc_base);
+	/* Another CPU's TSC may lag behind the one that time began on. */
+	return tsc > tsc_base ? scale(tsc - tsc_base) : 0;
 }
 
 uint64_t time_now(void)
 {
-	uint64_t tsc = rdtsc();
-
-	/* Another CPU's TSC may lag behind the one that time began on. */
-	return tsc > tsc_base ? scale(tsc - tsc_base) : 0;
+	return time_of_tsc(rdtsc());
 }
 
 uint64_t time_tsc_khz(void)
@@ -191,7 +190,7 @@ static uint64_t rate(const struct reference *r, uint64_t tsc, uint64_t ref)
 	return ref ? tsc * r->hz / ref / 1000 : 0;
 }
 
-static void sort(uint64_t *values, unsigned n)
+uint64_t median(uint64_t *values, unsigned n)
 {
 	for (unsigned i = 1; i < n; i++)
 		for (unsigned j = i; j && values[j - 1] > values[j]; j--) {
@@ -200,6 +199,7 @@ static void sort(uint64_t *values, unsigned n)
 			values[j - 1] = values[j];
 			values[j] = higher;
 		}
+	return values[n / 2];
 }
 
 static bool close_to(uint64_t a, uint64_t b, uint64_t parts)
@@ -209,7 +209,7 @@ static bool close_to(uint64_t a, uint64_t b, uint64_t parts)
 
 static uint64_t measure(const struct reference *r)
 {
-	uint64_t khz[RUNS], total_ref = 0, start = rdtsc(), whole;
+	uint64_t khz[RUNS], total_ref = 0, start = rdtsc(), whole, middle;
 	struct reading first = read_both(r), last = first;
 
 	for (unsigned i = 0; i < RUNS; i++) {
@@ -227,8 +227,8 @@ static uint64_t measure(const struct reference *r)
 		last = next;
 	}
 	whole = rate(r, last.tsc - first.tsc, total_ref);
-	sort(khz, RUNS);
-	return close_to(whole, khz[RUNS / 2], TOLERANCE) ? whole : khz[RUNS / 2];
+	middle = median(khz, RUNS);
+	return close_to(whole, middle, TOLERANCE) ? whole : middle;
 }
 
 /* What the processor, or the hypervisor under us, says; 0: nothing. */
@@ -362,8 +362,7 @@ static void wallclock_init(void)
 	for (unsigned i = 0; i < RUNS; i++) {
 		a = cmos_read_time();
 		b = cmos_read_time();
-		if (a.second == b.second && a.minute == b.minute && a.hour == b.hour &&
-		    a.day == b.day && a.month == b.month && a.year == b.year)
+		if (!memcmp(&a, &b, sizeof(a)))
 			break;
 	}
 	seconds = cmos_seconds(&b);
@@ -429,7 +428,7 @@ void time_set_interrupt(uint64_t when)
 		apic_timer_set(0);
 		return;
 	}
-	now = tsc > tsc_base ? scale(tsc - tsc_base) : 0;
+	now = time_of_tsc(tsc);
 	/* What is farther off comes early, and whoever asked asks again. */
 	delta = when > now ? MIN(when - now, LONGEST_NS) : 0;
 	apic_timer_set(tsc + delta * tsc_khz / NS_PER_MS + 1);

@@ -7,6 +7,9 @@
 
 struct vcpu;
 
+/* Of so many measurements, which it sorts. */
+uint64_t median(uint64_t *values, unsigned n);
+
 void time_init(void);
 void time_init_cpu(void);
 uint64_t time_now(void); /* ns since boot, the same on all CPUs to within their TSCs' difference */

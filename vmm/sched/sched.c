@@ -108,7 +108,7 @@ static enum run_state waiting_state(const struct vcpu *v)
 	return is_idle(v) || may_run(v) ? VCPU_RUNNABLE : VCPU_OFFLINE;
 }
 
-static void weigh(const struct domain *d, unsigned *weight, unsigned *cap)
+void sched_get_share(const struct domain *d, unsigned *weight, unsigned *cap)
 {
 	*weight = READ_ONCE(d->weight);
 	*cap = READ_ONCE(d->cap);
@@ -425,11 +425,6 @@ void sched_set_share(struct domain *d, unsigned weight, unsigned cap)
 	WRITE_ONCE(d->cap, cap);
 }
 
-void sched_get_share(const struct domain *d, unsigned *weight, unsigned *cap)
-{
-	weigh(d, weight, cap);
-}
-
 void vcpu_runstate_at_change(struct vcpu *v, struct vcpu_runstate_info *out)
 {
 	uint64_t flags;
@@ -616,7 +611,7 @@ static void account_domain(struct domain *d, int64_t ns, uint64_t weights)
 	unsigned weight, cap, active = active_vcpus(d);
 	int64_t share, limit;
 
-	weigh(d, &weight, &cap);
+	sched_get_share(d, &weight, &cap);
 	share = ns * __builtin_popcountll(online_cpus) * weight / (int64_t)weights;
 	limit = ns * cap / 100;
 	if (cap && share > limit)
@@ -667,7 +662,7 @@ static void account(void *arg)
 	}
 	spin_lock(&domain_list_lock);
 	for (struct domain *d = domain_list; d; d = d->next) {
-		weigh(d, &weight, &cap);
+		sched_get_share(d, &weight, &cap);
 		if (!d->idle && active_vcpus(d))
 			weights += weight;
 	}
