@@ -16,6 +16,9 @@
 #define MAGIC2	   0x36d76289u
 #define LOADER_END (1ull << 32)
 
+/* What cannot be used is said, and ends the reading. */
+#define broken(...) (log_error(__VA_ARGS__), -EINVAL)
+
 struct boot_info boot_info;
 
 /* What the loader says, in its order and with overlaps. */
@@ -141,19 +144,16 @@ static int sort_ranges(void)
 			last->end = next;
 			continue;
 		}
-		if (boot_info.nr_ranges == BOOT_RANGES_MAX) {
-			log_error("multiboot: the memory map has more than %u ranges",
-				  BOOT_RANGES_MAX);
-			return -EINVAL;
-		}
+		if (boot_info.nr_ranges == BOOT_RANGES_MAX)
+			return broken("multiboot: the memory map has more than %u ranges",
+				      BOOT_RANGES_MAX);
 		boot_info.range[boot_info.nr_ranges++] =
 			(struct boot_range){.start = at, .end = next, .type = type};
 	}
 	for (unsigned i = 0; i < boot_info.nr_ranges; i++)
 		if (boot_info.range[i].type == RANGE_RAM)
 			return 0;
-	log_error("multiboot: the boot loader gave no memory map with RAM in it");
-	return -EINVAL;
+	return broken("multiboot: the boot loader gave no memory map with RAM in it");
 }
 
 /* ---- modules ---- */
@@ -220,17 +220,13 @@ static int parse1_map(uint32_t at, uint32_t bytes)
 {
 	const uint8_t *map = loader_memory(at, bytes);
 
-	if (!map) {
-		log_error("multiboot: the memory map lies outside of the first 4 GiB");
-		return -EINVAL;
-	}
+	if (!map)
+		return broken("multiboot: the memory map lies outside of the first 4 GiB");
 	for (uint64_t i = 0; i + 4 + MB1_MAP_ENTRY <= bytes;) {
 		uint32_t size = load32(map + i);
 
-		if (size < MB1_MAP_ENTRY) {
-			log_error("multiboot: an entry of the memory map has %u bytes", size);
-			return -EINVAL;
-		}
+		if (size < MB1_MAP_ENTRY)
+			return broken("multiboot: an entry of the memory map has %u bytes", size);
 		add_range(load64(map + i + 4), load64(map + i + 12), load32(map + i + 20));
 		i += 4 + (uint64_t)size;
 	}
@@ -241,10 +237,8 @@ static int parse1_modules(uint32_t at, uint32_t count)
 {
 	const uint8_t *list = loader_memory(at, (uint64_t)count * MB1_MODULE);
 
-	if (!list) {
-		log_error("multiboot: the list of modules lies outside of the first 4 GiB");
-		return -EINVAL;
-	}
+	if (!list)
+		return broken("multiboot: the list of modules lies outside of the first 4 GiB");
 	for (uint32_t i = 0; i < count && i <= BOOT_MODULES_MAX; i++, list += MB1_MODULE) {
 		struct boot_module *m = add_module(load32(list), load32(list + 4));
 
@@ -261,10 +255,9 @@ static int parse1(uint32_t info)
 	uint32_t flags;
 	int rc = 0;
 
-	if (!p) {
-		log_error("multiboot: the boot loader's information at %x is out of reach", info);
-		return -EINVAL;
-	}
+	if (!p)
+		return broken("multiboot: the boot loader's information at %x is out of reach",
+			      info);
 	flags = load32(p);
 	if (flags & MB1_LOADER)
 		copy_string_at(boot_info.loader, sizeof(boot_info.loader), load32(p + 64),
@@ -312,10 +305,8 @@ static int parse2_map(const uint8_t *p, uint32_t bytes)
 {
 	uint32_t entry = bytes >= 8 ? load32(p) : 0;
 
-	if (entry < 20) {
-		log_error("multiboot: an entry of the memory map has %u bytes", entry);
-		return -EINVAL;
-	}
+	if (entry < 20)
+		return broken("multiboot: an entry of the memory map has %u bytes", entry);
 	for (uint64_t i = 8; i + entry <= bytes; i += entry)
 		add_range(load64(p + i), load64(p + i + 8), load32(p + i + 16));
 	return 0;
@@ -367,27 +358,24 @@ static int parse2(uint32_t info)
 	uint32_t total = p ? load32(p) : 0;
 	uint64_t at = 8;
 
-	if (!p || !loader_memory(info, total)) {
-		log_error("multiboot: the boot loader's information at %x is out of reach", info);
-		return -EINVAL;
-	}
+	if (!p || !loader_memory(info, total))
+		return broken("multiboot: the boot loader's information at %x is out of reach",
+			      info);
 	while (at + 8 <= total) {
 		uint32_t type = load32(p + at), size = load32(p + at + 4);
 		int rc;
 
 		if (type == TAG_END)
 			return 0;
-		if (size < 8 || size > total - at) {
-			log_error("multiboot: tag %u has %u bytes, which does not fit", type, size);
-			return -EINVAL;
-		}
+		if (size < 8 || size > total - at)
+			return broken("multiboot: tag %u has %u bytes, which does not fit", type,
+				      size);
 		rc = parse2_tag(type, p + at + 8, size - 8);
 		if (rc)
 			return rc;
 		at += ROUND_UP((uint64_t)size, 8);
 	}
-	log_error("multiboot: the boot loader's tags have no end");
-	return -EINVAL;
+	return broken("multiboot: the boot loader's tags have no end");
 }
 
 int multiboot_parse(uint32_t magic, uint32_t info)
@@ -396,16 +384,11 @@ int multiboot_parse(uint32_t magic, uint32_t info)
 
 	memset(&boot_info, 0, sizeof(boot_info));
 	nr_raw = nr_raw_lost = 0;
-	if (magic == MAGIC1) {
-		rc = parse1(info);
-	} else if (magic == MAGIC2) {
-		rc = parse2(info);
-	} else {
-		log_error(
+	if (magic != MAGIC1 && magic != MAGIC2)
+		return broken(
 			"boot: magic number %x is neither multiboot's nor multiboot 2's: use a boot loader that speaks one of them",
 			magic);
-		return -EINVAL;
-	}
+	rc = magic == MAGIC1 ? parse1(info) : parse2(info);
 	if (nr_raw_lost) {
 		log_error(
 			"multiboot: the memory map has %u entries more than the %u that can be taken",
