@@ -12,19 +12,10 @@
 
 struct cpu_features cpu_features;
 
-static struct cpuid leaf(uint32_t number, uint32_t subleaf)
-{
-	uint32_t highest = cpuid(number & 0x80000000, 0).a;
-
-	if (number > highest || (highest ^ number) >> 31)
-		return (struct cpuid){0, 0, 0, 0};
-	return cpuid(number, subleaf);
-}
-
 /* Only what has its registers in the area that fpu.c saves: no protection keys, no shadow stacks, nothing that it does not know. */
 static void find_extended_state(struct cpu_features *f)
 {
-	struct cpuid d = leaf(0xd, 0);
+	struct cpuid d = cpuid_leaf(0xd, 0);
 
 	f->xcr0 = d.a & (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512);
 	if ((f->xcr0 & XCR0_AVX512) != XCR0_AVX512 || !(f->xcr0 & XCR0_AVX))
@@ -38,17 +29,17 @@ static void find_extended_state(struct cpu_features *f)
 	for (unsigned i = 2; i < 32; i++) {
 		if (!(f->xcr0 >> i & 1))
 			continue;
-		d = leaf(0xd, i);
+		d = cpuid_leaf(0xd, i);
 		f->xsave_bytes = MAX(f->xsave_bytes, d.a + d.b);
 	}
-	d = leaf(0xd, 1);
+	d = cpuid_leaf(0xd, 1);
 	f->xsaveopt = HAS(d.a, XSAVEOPT);
 }
 
 static void find_brand(char *brand)
 {
 	for (unsigned i = 0; i < 3; i++) {
-		struct cpuid r = leaf(0x80000002 + i, 0);
+		struct cpuid r = cpuid_leaf(0x80000002 + i, 0);
 
 		memcpy(brand + 16 * i, &r, 16);
 	}
@@ -59,7 +50,7 @@ static void find_brand(char *brand)
 
 static bool vendor_is(const char *name)
 {
-	struct cpuid r = leaf(0, 0);
+	struct cpuid r = cpuid_leaf(0, 0);
 
 	return !memcmp(&r.b, name, 4) && !memcmp(&r.d, name + 4, 4) && !memcmp(&r.c, name + 8, 4);
 }
@@ -116,8 +107,9 @@ static void require(uint32_t basic, uint32_t extended)
 void cpu_features_init(void)
 {
 	struct cpu_features *f = &cpu_features;
-	struct cpuid basic = leaf(1, 0), seven = leaf(7, 0), extended = leaf(0x80000001, 0);
-	struct cpuid power = leaf(0x80000007, 0), sizes = leaf(0x80000008, 0);
+	struct cpuid basic = cpuid_leaf(1, 0), seven = cpuid_leaf(7, 0),
+		     extended = cpuid_leaf(0x80000001, 0);
+	struct cpuid power = cpuid_leaf(0x80000007, 0), sizes = cpuid_leaf(0x80000008, 0);
 
 	require(basic.d, extended.d);
 	f->amd = vendor_is("AuthenticAMD") || vendor_is("HygonGenuine");

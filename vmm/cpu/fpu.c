@@ -78,8 +78,7 @@ static size_t state_bytes(void)
 void fpu_init(void)
 {
 	static _Alignas(16) struct fxsave probe;
-	bool restores = cpuid(0x80000000, 0).a >= 0x80000008 &&
-			cpuid(0x80000008, 0).b >> (XEN_X86_FEATURE_RSTR_FP_ERR_PTRS % 32) & 1;
+	bool restores = cpuid_leaf(0x80000008, 0).b >> (XEN_X86_FEATURE_RSTR_FP_ERR_PTRS % 32) & 1;
 
 	leaves_pointers = cpu_features.amd && !restores;
 	fpu_init_cpu();

@@ -90,11 +90,8 @@ struct mitigations mitigation_choose(const struct processor *p, const struct boo
 
 static struct processor find_processor(void)
 {
-	struct cpuid basic = cpuid(1, 0);
-	struct cpuid seven = cpuid(0, 0).a >= 7 ? cpuid(7, 0) : (struct cpuid){0};
-	uint32_t last = cpuid(0x80000000, 0).a;
-	struct cpuid eight = last >= 0x80000008 ? cpuid(0x80000008, 0) : (struct cpuid){0};
-	struct cpuid e21 = last >= 0x80000021 ? cpuid(0x80000021, 0) : (struct cpuid){0};
+	struct cpuid basic = cpuid(1, 0), seven = cpuid_leaf(7, 0);
+	struct cpuid eight = cpuid_leaf(0x80000008, 0), e21 = cpuid_leaf(0x80000021, 0);
 	struct processor p = {
 		.amd = cpu_features.amd,
 		.family = (basic.a >> 8 & 0xf) +

@@ -121,6 +121,16 @@ static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf)
 	return r;
 }
 
+/* Zeroes for a leaf that it does not have: it would answer with another. */
+static inline struct cpuid cpuid_leaf(uint32_t leaf, uint32_t subleaf)
+{
+	uint32_t range = leaf & 0xffff0000, last = cpuid(range, 0).a;
+
+	if (leaf > last || last >> 16 != range >> 16)
+		return (struct cpuid){0, 0, 0, 0};
+	return cpuid(leaf, subleaf);
+}
+
 #define DEFINE_CR(n)                                                        \
 	static inline uint64_t read_cr##n(void)                             \
 	{                                                                   \

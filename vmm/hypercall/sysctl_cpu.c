@@ -29,13 +29,11 @@ static struct topology topology(void)
 	struct topology t = {0, 0};
 	struct cpuid r;
 
-	if (cpuid(0, 0).a >= 0xb) {
-		r = cpuid(0xb, 0);
-		if (r.b) {
-			t.core_shift = r.a & 31;
-			t.socket_shift = MAX(cpuid(0xb, 1).a & 31, t.core_shift);
-			return t;
-		}
+	r = cpuid_leaf(0xb, 0);
+	if (r.b) {
+		t.core_shift = r.a & 31;
+		t.socket_shift = MAX(cpuid(0xb, 1).a & 31, t.core_shift);
+		return t;
 	}
 	r = cpuid(1, 0);
 	if (r.d >> 28 & 1) {
@@ -89,13 +87,7 @@ static int view_of(uint32_t index, const bool *is_guest, size_t nr, const struct
 /* d NULL: the processor's. */
 static struct cpuid leaf_of(const struct domain *d, uint32_t leaf, uint32_t subleaf)
 {
-	uint32_t range = leaf & 0xffff0000;
-	uint32_t last = d ? policy_cpuid(d, range, 0).a : cpuid(range, 0).a;
-
-	/* A processor answers with another leaf than the one that it does not have. */
-	if (leaf > last || last >> 16 != range >> 16)
-		return (struct cpuid){0, 0, 0, 0};
-	return d ? policy_cpuid(d, leaf, subleaf) : cpuid(leaf, subleaf);
+	return d ? policy_cpuid(d, leaf, subleaf) : cpuid_leaf(leaf, subleaf);
 }
 
 static uint32_t features(const struct domain *d, unsigned word)

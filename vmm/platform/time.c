@@ -239,9 +239,7 @@ static uint64_t khz_from_cpuid(void)
 	/* VMware's timing leaf, which QEMU has too. */
 	if (cpuid(1, 0).c >> 31 && leaf.a >= 0x40000010 && leaf.a < 0x40010000)
 		return cpuid(0x40000010, 0).a;
-	if (cpuid(0, 0).a < 0x15)
-		return 0;
-	leaf = cpuid(0x15, 0);
+	leaf = cpuid_leaf(0x15, 0);
 	return leaf.a && leaf.b ? (uint64_t)leaf.c * leaf.b / leaf.a / 1000 : 0;
 }
 
