@@ -252,20 +252,17 @@ static uint64_t *slot(const struct plan *p, uint64_t *l4, uint64_t va, uint64_t 
 	return &table[pt_index(va, 1)];
 }
 
-static bool is_table_page(const struct plan *p, uint64_t pfn)
-{
-	return pfn >= p->tables && pfn < p->tables + p->nr_tables;
-}
-
 static void make_tables(const struct plan *p)
 {
 	uint64_t used = 1, p2m_used = 0;
 	uint64_t *l4 = page_of(p, p->tables);
 
-	for (uint64_t pfn = 0; pfn < p->mapped_end; pfn++)
+	for (uint64_t pfn = 0; pfn < p->mapped_end; pfn++) {
+		bool is_table = pfn >= p->tables && pfn < p->tables + p->nr_tables;
+
 		*slot(p, l4, va_of(p, pfn), &used, p->tables, p->nr_tables) =
-			pte_make(MFN(p->mfn[pfn]),
-				 is_table_page(p, pfn) ? PAGE_FLAGS & ~PTE_RW : PAGE_FLAGS);
+			pte_make(MFN(p->mfn[pfn]), is_table ? PAGE_FLAGS & ~PTE_RW : PAGE_FLAGS);
+	}
 	if (!p->kernel.init_p2m_given)
 		return;
 	for (uint64_t i = 0; i < p->p2m_frames; i++)
@@ -310,11 +307,6 @@ static void load_kernel(const struct plan *p)
 			       p->kernel.hypercall_page);
 		hypercall_page_fill(page_of(p, at >> PAGE_SHIFT));
 	}
-}
-
-static void load_p2m(const struct plan *p)
-{
-	put(p, p->p2m_pfn << PAGE_SHIFT, p->mfn, p->nr_pages * sizeof(uint64_t));
 }
 
 static void fill_console(struct dom0_vga_console_info *c)
@@ -444,7 +436,7 @@ void dom0_build(void)
 	if (p->initrd)
 		put(p, p->initrd_pfn << PAGE_SHIFT, maddr_to_ptr(p->initrd->start),
 		    p->initrd->bytes);
-	load_p2m(p);
+	put(p, p->p2m_pfn << PAGE_SHIFT, p->mfn, p->nr_pages * sizeof(uint64_t));
 	make_tables(p);
 	fill_start_info(p, dom0);
 	give_rights(dom0);

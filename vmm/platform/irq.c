@@ -44,7 +44,7 @@ static bool irq_exists(unsigned irq)
 	return irq < nr_gsis || msi_exists(irq);
 }
 
-static bool irq_is_level(unsigned irq)
+bool irq_needs_eoi(unsigned irq)
 {
 	return irq < nr_gsis && gsi_is_level(irq);
 }
@@ -189,11 +189,6 @@ void irq_guest_eoi(struct domain *d, unsigned irq)
 	spin_unlock_irq(&i->lock, flags);
 }
 
-bool irq_needs_eoi(unsigned irq)
-{
-	return irq_is_level(irq);
-}
-
 void irq_set_cpu(unsigned irq, unsigned cpu)
 {
 	struct irq *i = &irqs[irq];
@@ -263,7 +258,7 @@ void irq_dispatch(uint8_t vector)
 		return;
 	}
 	irqs[irq].count++;
-	if (irq_is_level(irq)) {
+	if (irq_needs_eoi(irq)) {
 		spin_lock(&irqs[irq].lock);
 		irqs[irq].eoi_owed = true;
 		update_mask(irq);
@@ -287,9 +282,9 @@ void irq_dump(void)
 			continue;
 		flags = spin_lock_irq(&i->lock);
 		log_info("%-4u %02x     %-4u %-8s %8d  %lu%s%s", irq, i->vector, i->cpu,
-			 irq >= nr_gsis	     ? "msi"
-			 : irq_is_level(irq) ? "level"
-					     : "edge",
+			 irq >= nr_gsis	      ? "msi"
+			 : irq_needs_eoi(irq) ? "level"
+					      : "edge",
 			 i->domain ? i->domain->id : -1, i->count,
 			 i->eoi_owed ? ", the guest is busy with it" : "",
 			 i->paused ? ", held back" : "");
