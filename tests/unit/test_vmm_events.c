@@ -652,6 +652,18 @@ static void fifo_takes_over_what_is_pending(void)
 	end();
 }
 
+static int send_port(struct domain *d, uint32_t port)
+{
+	uint64_t flags = spin_lock_irq(&d->events->lock);
+	struct evtchn *c = evtchn_of(d, port);
+	int rc = c && c->state != EVTCHNSTAT_closed ? 0 : -EINVAL;
+
+	if (!rc)
+		set_pending(d, port, c);
+	spin_unlock_irq(&d->events->lock, flags);
+	return rc;
+}
+
 /* Sending, taking, masking, moving to other vCPUs and queues: each event that is not masked is taken as often as it can be told apart. */
 static void fifo_loses_nothing(void)
 {

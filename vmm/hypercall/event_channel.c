@@ -276,18 +276,6 @@ bool send_pirq(struct domain *d, unsigned pirq)
 	return sent;
 }
 
-int send_port(struct domain *d, uint32_t port)
-{
-	uint64_t flags = spin_lock_irq(&d->events->lock);
-	struct evtchn *c = evtchn_of(d, port);
-	int rc = c && c->state != EVTCHNSTAT_closed ? 0 : -EINVAL;
-
-	if (!rc)
-		set_pending(d, port, c);
-	spin_unlock_irq(&d->events->lock, flags);
-	return rc;
-}
-
 int evtchn_alloc_unbound_port(struct domain *d, domid_t remote)
 {
 	int port;
@@ -384,9 +372,10 @@ static long bind_interdomain(struct evtchn_bind_interdomain *op)
 	return give_port(port, &op->local_port);
 }
 
-static long bind_virq(struct evtchn_bind_virq *op)
+/* ---- under the binding lock ---- */
+
+static long bind_virq(struct domain *d, struct evtchn_bind_virq *op)
 {
-	struct domain *d = current->domain;
 	struct vcpu *v = domain_vcpu(d, op->vcpu);
 	int port;
 
@@ -394,75 +383,51 @@ static long bind_virq(struct evtchn_bind_virq *op)
 		return -EINVAL;
 	if (!v)
 		return -ENOENT;
-	spin_lock(&binding_lock);
-	port = v->virq_port[op->virq] ? -EEXIST : port_new(d, EVTCHNSTAT_virq, v->id, op->virq, 0);
+	if (v->virq_port[op->virq])
+		return -EEXIST;
+	port = port_new(d, EVTCHNSTAT_virq, v->id, op->virq, 0);
 	if (port > 0)
 		WRITE_ONCE(v->virq_port[op->virq], (uint16_t)port);
-	spin_unlock(&binding_lock);
 	return give_port(port, &op->port);
 }
 
-static long bind_ipi(struct evtchn_bind_ipi *op)
+static long bind_ipi(struct domain *d, struct evtchn_bind_ipi *op)
 {
-	int port;
-
-	if (!domain_vcpu(current->domain, op->vcpu))
+	if (!domain_vcpu(d, op->vcpu))
 		return -ENOENT;
-	spin_lock(&binding_lock);
-	port = port_new(current->domain, EVTCHNSTAT_ipi, op->vcpu, 0, 0);
-	spin_unlock(&binding_lock);
-	return give_port(port, &op->port);
+	return give_port(port_new(d, EVTCHNSTAT_ipi, op->vcpu, 0, 0), &op->port);
 }
 
 /* The event lock is not held while the interrupt is set up, which takes locks that come before it or none of ours. */
-static long bind_pirq_locked(struct domain *d, uint32_t pirq, bool share)
+static long bind_pirq(struct domain *d, struct evtchn_bind_pirq *op)
 {
+	uint64_t flags;
 	int port;
 	long rc;
-
-	if (d->events->pirq_port[pirq])
-		return -EEXIST;
-	port = port_new(d, EVTCHNSTAT_pirq, 0, pirq, 0);
-	if (port < 0)
-		return port;
-	/* The first interrupt may come before irq_guest_bind returns. */
-	WRITE_ONCE(d->events->pirq_port[pirq], (uint16_t)port);
-	rc = irq_guest_bind(d, pirq, share);
-	if (rc) {
-		uint64_t flags = spin_lock_irq(&d->events->lock);
-
-		d->events->pirq_port[pirq] = 0;
-		evtchn_of(d, (uint32_t)port)->state = EVTCHNSTAT_closed;
-		spin_unlock_irq(&d->events->lock, flags);
-		return rc;
-	}
-	return port;
-}
-
-static long bind_pirq(struct evtchn_bind_pirq *op)
-{
-	struct domain *d = current->domain;
-	long port;
 
 	if (op->pirq >= NR_IRQS || op->flags & ~(uint32_t)BIND_PIRQ__WILL_SHARE)
 		return -EINVAL;
 	if (!rangeset_contains(&d->irqs, op->pirq, op->pirq))
 		return -EPERM;
-	spin_lock(&binding_lock);
-	port = bind_pirq_locked(d, op->pirq, op->flags & BIND_PIRQ__WILL_SHARE);
-	spin_unlock(&binding_lock);
+	if (d->events->pirq_port[op->pirq])
+		return -EEXIST;
+	port = port_new(d, EVTCHNSTAT_pirq, 0, op->pirq, 0);
+	if (port < 0)
+		return port;
+	/* The first interrupt may come before irq_guest_bind returns. */
+	WRITE_ONCE(d->events->pirq_port[op->pirq], (uint16_t)port);
+	rc = irq_guest_bind(d, op->pirq, op->flags & BIND_PIRQ__WILL_SHARE);
+	if (rc) {
+		flags = spin_lock_irq(&d->events->lock);
+		d->events->pirq_port[op->pirq] = 0;
+		evtchn_of(d, (uint32_t)port)->state = EVTCHNSTAT_closed;
+		spin_unlock_irq(&d->events->lock, flags);
+		return rc;
+	}
 	return give_port(port, &op->port);
 }
 
-static long close_op(uint32_t port)
-{
-	long rc;
-
-	spin_lock(&binding_lock);
-	rc = port_close(current->domain, port);
-	spin_unlock(&binding_lock);
-	return rc;
-}
+/* ---- under event locks ---- */
 
 static long send_op(uint32_t port)
 {
@@ -664,20 +629,30 @@ static const struct {
 	[EVTCHNOP_set_priority] = {sizeof(struct evtchn_set_priority), false},
 };
 
-static long fifo_op(uint64_t command, union event_op *op)
+static long binding_op(uint64_t command, union event_op *op)
 {
 	struct domain *d = current->domain;
-	long rc;
 
-	spin_lock(&binding_lock);
-	rc = command == EVTCHNOP_init_control ? fifo_init_control(d, &op->init_control)
-					      : fifo_expand_array(d, op->expand_array.array_gfn);
-	spin_unlock(&binding_lock);
-	return rc;
+	switch (command) {
+	case EVTCHNOP_bind_virq:
+		return bind_virq(d, &op->bind_virq);
+	case EVTCHNOP_bind_pirq:
+		return bind_pirq(d, &op->bind_pirq);
+	case EVTCHNOP_bind_ipi:
+		return bind_ipi(d, &op->bind_ipi);
+	case EVTCHNOP_close:
+		return port_close(d, op->close.port);
+	case EVTCHNOP_init_control:
+		return fifo_init_control(d, &op->init_control);
+	default:
+		return fifo_expand_array(d, op->expand_array.array_gfn);
+	}
 }
 
 static long perform(uint64_t command, union event_op *op)
 {
+	long rc;
+
 	switch (command) {
 	case EVTCHNOP_send:
 		return send_op(op->send.port);
@@ -687,14 +662,6 @@ static long perform(uint64_t command, union event_op *op)
 		return alloc_unbound(&op->alloc_unbound);
 	case EVTCHNOP_bind_interdomain:
 		return bind_interdomain(&op->bind_interdomain);
-	case EVTCHNOP_bind_virq:
-		return bind_virq(&op->bind_virq);
-	case EVTCHNOP_bind_pirq:
-		return bind_pirq(&op->bind_pirq);
-	case EVTCHNOP_bind_ipi:
-		return bind_ipi(&op->bind_ipi);
-	case EVTCHNOP_close:
-		return close_op(op->close.port);
 	case EVTCHNOP_status:
 		return status_op(&op->status);
 	case EVTCHNOP_bind_vcpu:
@@ -704,7 +671,10 @@ static long perform(uint64_t command, union event_op *op)
 	case EVTCHNOP_set_priority:
 		return set_priority(&op->set_priority);
 	default:
-		return fifo_op(command, op);
+		spin_lock(&binding_lock);
+		rc = binding_op(command, op);
+		spin_unlock(&binding_lock);
+		return rc;
 	}
 }
 

@@ -17,8 +17,6 @@ void send_vcpu_virq(struct vcpu *v, unsigned virq);
 void send_global_virq(unsigned virq); /* to dom0 */
 /* A physical one; false: the domain has not bound it. */
 bool send_pirq(struct domain *d, unsigned pirq);
-/* A port of the domain itself, as its peer would (poll, xenbus): 0, -EINVAL. */
-int send_port(struct domain *d, uint32_t port);
 /* Set the vCPU's upcall flag and wake it. */
 void vcpu_mark_events_pending(struct vcpu *v);
 /* It would take an event at once when entered. */
