@@ -6,6 +6,7 @@
  * what is taken over is within its bounds, sorted and terminated; a kernel that is accepted lies inside of its file.
  */
 #define VMM_HOSTED
+#define __XEN_TOOLS__		// the interface of the headers, not the oldest
 #include "vmm/boot/multiboot.c" /* NOLINT(bugprone-suspicious-include) */
 #include "vmm/boot/options.c"	/* NOLINT(bugprone-suspicious-include) */
 

@@ -3,6 +3,8 @@
 #ifndef VMM_BOOT_BOOT_H
 #define VMM_BOOT_BOOT_H
 
+#include "vmm/lib/xen.h"
+
 #include "vmm/lib/types.h"
 
 #define BOOT_RANGES_MAX	 256
@@ -41,12 +43,9 @@ struct boot_info {
 	uint8_t rsdp_copy[RSDP_BYTES_2];
 	bool efi;
 	uint64_t efi_system_table;
-	/* text mode or frame buffer as dom0 wants to know it */
 	bool has_framebuffer;
-	uint64_t fb_address;
-	uint32_t fb_pitch, fb_width, fb_height;
-	uint8_t fb_bpp, fb_type, fb_red_pos, fb_red_size, fb_green_pos, fb_green_size, fb_blue_pos,
-		fb_blue_size;
+	struct dom0_vga_console_info
+		screen; /* the frame buffer as dom0 wants to know it; its kind goes by efi */
 };
 extern struct boot_info boot_info;
 

@@ -182,26 +182,30 @@ static struct boot_module *add_module(uint64_t start, uint64_t end)
 
 #define FB_BYTES_MIN 22
 #define FB_RGB	     1
-#define FB_TEXT	     2
 
 static void parse_framebuffer(const uint8_t *p, const uint8_t *color, uint64_t color_bytes)
 {
-	boot_info.fb_address = load64(p);
-	boot_info.fb_pitch = load32(p + 8);
-	boot_info.fb_width = load32(p + 12);
-	boot_info.fb_height = load32(p + 16);
-	boot_info.fb_bpp = p[20];
-	boot_info.fb_type = p[21];
-	boot_info.has_framebuffer = boot_info.fb_type == FB_TEXT;
-	if (boot_info.fb_type == FB_RGB && color_bytes >= 6) {
-		boot_info.has_framebuffer = true;
-		boot_info.fb_red_pos = color[0];
-		boot_info.fb_red_size = color[1];
-		boot_info.fb_green_pos = color[2];
-		boot_info.fb_green_size = color[3];
-		boot_info.fb_blue_pos = color[4];
-		boot_info.fb_blue_size = color[5];
-	}
+	uint64_t address = load64(p);
+	uint32_t pitch = load32(p + 8), height = load32(p + 16);
+	struct dom0_vga_console_info *c = &boot_info.screen;
+
+	/* Text mode is what dom0 takes a screen for that it is told nothing about. */
+	if (p[21] != FB_RGB || color_bytes < 6)
+		return;
+	boot_info.has_framebuffer = true;
+	c->u.vesa_lfb.width = (uint16_t)load32(p + 12);
+	c->u.vesa_lfb.height = (uint16_t)height;
+	c->u.vesa_lfb.bytes_per_line = (uint16_t)pitch;
+	c->u.vesa_lfb.bits_per_pixel = p[20];
+	c->u.vesa_lfb.lfb_base = (uint32_t)address;
+	c->u.vesa_lfb.ext_lfb_base = (uint32_t)(address >> 32);
+	c->u.vesa_lfb.lfb_size = (uint32_t)(((uint64_t)pitch * height + 0xffff) >> 16);
+	c->u.vesa_lfb.red_pos = color[0];
+	c->u.vesa_lfb.red_size = color[1];
+	c->u.vesa_lfb.green_pos = color[2];
+	c->u.vesa_lfb.green_size = color[3];
+	c->u.vesa_lfb.blue_pos = color[4];
+	c->u.vesa_lfb.blue_size = color[5];
 }
 
 /* ---- version 1: a fixed structure with flags and addresses ---- */

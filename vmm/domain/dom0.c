@@ -318,21 +318,8 @@ static void fill_console(struct dom0_vga_console_info *c)
 		c->u.text_mode_3.font_height = 16;
 		return;
 	}
+	*c = boot_info.screen;
 	c->video_type = boot_info.efi ? XEN_VGATYPE_EFI_LFB : XEN_VGATYPE_VESA_LFB;
-	c->u.vesa_lfb.width = (uint16_t)boot_info.fb_width;
-	c->u.vesa_lfb.height = (uint16_t)boot_info.fb_height;
-	c->u.vesa_lfb.bytes_per_line = (uint16_t)boot_info.fb_pitch;
-	c->u.vesa_lfb.bits_per_pixel = boot_info.fb_bpp;
-	c->u.vesa_lfb.lfb_base = (uint32_t)boot_info.fb_address;
-	c->u.vesa_lfb.ext_lfb_base = (uint32_t)(boot_info.fb_address >> 32);
-	c->u.vesa_lfb.lfb_size =
-		(uint32_t)(((uint64_t)boot_info.fb_pitch * boot_info.fb_height + 0xffff) >> 16);
-	c->u.vesa_lfb.red_pos = boot_info.fb_red_pos;
-	c->u.vesa_lfb.red_size = boot_info.fb_red_size;
-	c->u.vesa_lfb.green_pos = boot_info.fb_green_pos;
-	c->u.vesa_lfb.green_size = boot_info.fb_green_size;
-	c->u.vesa_lfb.blue_pos = boot_info.fb_blue_pos;
-	c->u.vesa_lfb.blue_size = boot_info.fb_blue_size;
 }
 
 static void fill_start_info(const struct plan *p, const struct domain *d)
