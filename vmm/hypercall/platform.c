@@ -227,25 +227,6 @@ static int get_cpuinfo(struct xenpf_pcpuinfo *info)
 	return 0;
 }
 
-static int get_cpu_version(struct xenpf_pcpu_version *info)
-{
-	struct cpuid vendor = cpuid(0, 0);
-	uint32_t signature = cpuid(1, 0).a, base_family = signature >> 8 & 15;
-
-	if (info->xen_cpuid >= nr_cpus)
-		return -EINVAL;
-	info->max_present = nr_cpus - 1;
-	__builtin_memcpy(info->vendor_id, &vendor.b, 4);
-	__builtin_memcpy(info->vendor_id + 4, &vendor.d, 4);
-	__builtin_memcpy(info->vendor_id + 8, &vendor.c, 4);
-	info->family = base_family + (base_family == 15 ? signature >> 20 & 0xff : 0);
-	info->model = signature >> 4 & 15;
-	if (base_family == 6 || base_family == 15)
-		info->model |= signature >> 12 & 0xf0;
-	info->stepping = signature & 15;
-	return 0;
-}
-
 long do_platform_op(arg_t arg)
 {
 	struct xen_platform_op op;
@@ -287,9 +268,6 @@ long do_platform_op(arg_t arg)
 		break;
 	case XENPF_get_cpuinfo:
 		rc = get_cpuinfo(&op.u.pcpu_info);
-		break;
-	case XENPF_get_cpu_version:
-		rc = get_cpu_version(&op.u.pcpu_version);
 		break;
 	default:
 		return -ENOSYS;
