@@ -160,6 +160,13 @@ void panic_stop(void)
 		__asm__ volatile("hlt");
 }
 
+static __attribute__((noreturn)) void die(const struct cpu_user_regs *regs)
+{
+	dump_registers(regs);
+	dump_stack(regs);
+	panic_stop();
+}
+
 uint64_t fixup_find(uint64_t rip)
 {
 	uint64_t n = ((uint64_t)fixup_end - (uint64_t)fixup_start) / sizeof(uint64_t);
@@ -222,19 +229,23 @@ static bool has_error_code(unsigned vector)
 	       vector == TRAP_ALIGNMENT;
 }
 
-static __attribute__((cold)) void crash_unwritable(struct domain *d, unsigned vector)
+static const char *name_of(unsigned vector)
 {
-	domain_crash(d, "%s, and its kernel stack cannot be written",
-		     vector < ARRAY_SIZE(trap_name) ? trap_name[vector]
-		     : vector == ENTRY_SYSCALL	    ? "system call"
-						    : "software interrupt");
+	return vector < ARRAY_SIZE(trap_name) ? trap_name[vector]
+	       : vector == ENTRY_SYSCALL      ? "system call"
+					      : "software interrupt";
+}
+
+static __attribute__((cold)) void crash_unwritable(const char *what)
+{
+	domain_crash(current->domain, "%s, and its kernel stack cannot be written", what);
 }
 
 /* Found out by entry.S's short ways to the kernel, which have gone to its tables already. */
 void stack_fault(struct cpu_user_regs *regs)
 {
 	irq_enable();
-	crash_unwritable(current->domain, regs->entry_vector);
+	crash_unwritable(name_of(regs->entry_vector));
 }
 
 static void deliver(struct cpu_user_regs *regs, unsigned vector, bool has_error,
@@ -245,13 +256,11 @@ static void deliver(struct cpu_user_regs *regs, unsigned vector, bool has_error,
 
 	if (!h->address) {
 		domain_crash(v->domain, "%s with error code %x, for which it has no handler",
-			     vector < ARRAY_SIZE(trap_name) ? trap_name[vector]
-							    : "software interrupt",
-			     error_code);
+			     name_of(vector), error_code);
 		return;
 	}
 	if (!push_frame(regs, h->address, has_error, error_code, TI_GET_IF(h)))
-		crash_unwritable(v->domain, vector);
+		crash_unwritable(name_of(vector));
 }
 
 void deliver_trap(struct cpu_user_regs *regs, unsigned vector, uint32_t error_code)
@@ -280,7 +289,7 @@ static void deliver_nmi(struct cpu_user_regs *regs)
 		return;
 	v->nmi_masked = true;
 	if (!push_frame(regs, v->nmi_entry, false, 0, true))
-		domain_crash(v->domain, "an NMI came and its kernel stack cannot be written");
+		crash_unwritable("an NMI");
 }
 
 static void deliver_events(struct cpu_user_regs *regs)
@@ -290,7 +299,7 @@ static void deliver_events(struct cpu_user_regs *regs)
 	if (!v->callback)
 		domain_crash(v->domain, "it has unmasked events without a callback for them");
 	else if (!push_frame(regs, v->callback, false, 0, true))
-		domain_crash(v->domain, "an event came and its kernel stack cannot be written");
+		crash_unwritable("an event");
 }
 
 void syscall_from_guest(struct cpu_user_regs *regs)
@@ -305,7 +314,7 @@ void syscall_from_guest(struct cpu_user_regs *regs)
 	if (!v->syscall_entry)
 		deliver_trap(regs, TRAP_INVALID_OP, 0);
 	else if (!push_frame(regs, v->syscall_entry, false, 0, v->syscall_disables_events))
-		crash_unwritable(v->domain, ENTRY_SYSCALL);
+		crash_unwritable(name_of(ENTRY_SYSCALL));
 }
 
 void syscall32_from_guest(struct cpu_user_regs *regs)
@@ -319,8 +328,7 @@ void syscall32_from_guest(struct cpu_user_regs *regs)
 		return;
 	}
 	if (!push_frame(regs, v->syscall32_entry, false, 0, v->syscall32_disables_events))
-		domain_crash(v->domain,
-			     "a 32-bit system call, and its kernel stack cannot be written");
+		crash_unwritable("a 32-bit system call");
 }
 
 /* Something may be to be done before the guest runs. Interrupts are off, and are again in the end. */
@@ -627,11 +635,8 @@ void trap_from_hypervisor(struct cpu_user_regs *regs)
 		return;
 	}
 	log_force();
-	log_error("CPU %u: %s in the hypervisor", this_cpu()->id,
-		  vector < ARRAY_SIZE(trap_name) ? trap_name[vector] : "trap");
-	dump_registers(regs);
-	dump_stack(regs);
-	panic_stop();
+	log_error("CPU %u: %s in the hypervisor", this_cpu()->id, name_of(vector));
+	die(regs);
 }
 
 void trap_on_own_stack(struct cpu_user_regs *regs)
@@ -653,7 +658,5 @@ void trap_on_own_stack(struct cpu_user_regs *regs)
 		log_error(
 			"double fault: the hypervisor's stack is exhausted or its tables are damaged");
 	}
-	dump_registers(regs);
-	dump_stack(regs);
-	panic_stop();
+	die(regs);
 }

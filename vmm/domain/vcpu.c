@@ -10,22 +10,18 @@
 #include "vmm/mm/access.h"
 #include "vmm/mm/page_type.h"
 
-static bool address_ok(uint64_t address)
-{
-	return guest_range_ok(GUEST_VA(address), 1);
-}
-
 static int check(const struct vcpu_guest_context *c)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(c->trap_ctxt); i++)
-		if (c->trap_ctxt[i].address && !address_ok(c->trap_ctxt[i].address))
+		if (c->trap_ctxt[i].address && !guest_address_ok(c->trap_ctxt[i].address))
 			return -EINVAL;
-	if (!address_ok(c->event_callback_eip) || !address_ok(c->failsafe_callback_eip) ||
-	    !address_ok(c->syscall_callback_eip) || c->gdt_ents > GDT_PAGES * 512 ||
+	if (!guest_address_ok(c->event_callback_eip) ||
+	    !guest_address_ok(c->failsafe_callback_eip) ||
+	    !guest_address_ok(c->syscall_callback_eip) || c->gdt_ents > GDT_PAGES * 512 ||
 	    c->ldt_ents > 8192 || (c->ldt_ents && c->ldt_base % PAGE_SIZE))
 		return -EINVAL;
-	if (!address_ok(c->fs_base) || !address_ok(c->gs_base_kernel) ||
-	    !address_ok(c->gs_base_user))
+	if (!guest_address_ok(c->fs_base) || !guest_address_ok(c->gs_base_kernel) ||
+	    !guest_address_ok(c->gs_base_user))
 		return -EINVAL;
 	return 0;
 }

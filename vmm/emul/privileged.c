@@ -225,7 +225,7 @@ static int kernel_instruction(struct cpu_user_regs *regs, const struct insn *i)
 			__asm__ volatile("wbinvd" ::: "memory");
 		return 0;
 	case INSN_INVLPG:
-		if (i->memory && guest_range_ok(GUEST_VA(i->address), 1))
+		if (i->memory && guest_address_ok(i->address))
 			tlb_flush_page(1ull << this_cpu()->id, i->address);
 		return 0;
 	case INSN_HLT:

@@ -19,11 +19,6 @@
 #define NR_VECTORS   256u
 #define SELECTOR_LDT 4u
 
-static bool entry_ok(uint64_t address)
-{
-	return guest_range_ok(GUEST_VA(address), 1);
-}
-
 long do_set_trap_table(arg_t traps)
 {
 	struct vcpu *v = current;
@@ -40,7 +35,7 @@ long do_set_trap_table(arg_t traps)
 			return -EFAULT;
 		if (!t.address)
 			return 0;
-		if (!entry_ok(t.address))
+		if (!guest_address_ok(t.address))
 			return -EINVAL;
 		v->trap[t.vector] = (struct trap_handler){
 			.address = t.address, .cs = (uint16_t)(t.cs | 3), .flags = t.flags};
@@ -145,8 +140,7 @@ long do_set_segment_base(arg_t which, arg_t base)
 	struct vcpu *v = current;
 	bool canonical = (int64_t)(base << 16) >> 16 == (int64_t)base;
 
-	if (which != SEGBASE_GS_USER_SEL &&
-	    (!canonical || (base && !guest_range_ok(GUEST_VA(base), 1))))
+	if (which != SEGBASE_GS_USER_SEL && (!canonical || (base && !guest_address_ok(base))))
 		return -EINVAL;
 	switch (which) {
 	case SEGBASE_FS:
@@ -270,7 +264,7 @@ static int register_callback(const struct callback_register *c)
 	struct vcpu *v = current;
 	bool mask = c->flags & CALLBACKF_mask_events;
 
-	if (!entry_ok(c->address))
+	if (!guest_address_ok(c->address))
 		return -EINVAL;
 	switch (c->type) {
 	case CALLBACKTYPE_event:
@@ -331,7 +325,7 @@ long do_nmi_op(arg_t command, arg_t arg)
 		return -ENOSYS;
 	if (command == XENNMI_register_callback && copy_from_guest(&c, GUEST_VA(arg), sizeof(c)))
 		return -EFAULT;
-	if (!entry_ok(c.handler_address))
+	if (!guest_address_ok(c.handler_address))
 		return -EINVAL;
 	current->nmi_entry = c.handler_address;
 	return 0;

@@ -156,8 +156,8 @@ static long ext_vcpu_context(struct domain *d, struct xen_domctl_ext_vcpucontext
 		return 0;
 	}
 	if (op->size < offsetof(struct xen_domctl_ext_vcpucontext, mcg_cap) ||
-	    !guest_range_ok(GUEST_VA(op->syscall32_callback_eip), 1) ||
-	    !guest_range_ok(GUEST_VA(op->sysenter_callback_eip), 1))
+	    !guest_address_ok(op->syscall32_callback_eip) ||
+	    !guest_address_ok(op->sysenter_callback_eip))
 		return -EINVAL;
 	v->syscall32_entry = op->syscall32_callback_eip;
 	v->sysenter_entry = op->sysenter_callback_eip;

@@ -213,7 +213,7 @@ static int flush_for_update(uint64_t va, uint64_t flags)
 		tlb_flush_cpus(cpus);
 		return 0;
 	case UVMF_INVLPG:
-		if (guest_range_ok(GUEST_VA(va), 1))
+		if (guest_address_ok(va))
 			tlb_flush_page(cpus, va);
 		return 0;
 	default:
@@ -384,7 +384,7 @@ static int one_op(const struct mmuext_op *o, struct domain *subject)
 {
 	const struct domain *d = current->domain;
 	uint64_t cpus = 1ull << this_cpu()->id, va = o->arg1.linear_addr;
-	bool va_ok = guest_range_ok(GUEST_VA(va), 1);
+	bool va_ok = guest_address_ok(va);
 	int rc = 0;
 
 	/* For another domain: nothing but its tables, for who builds or restores it. */

@@ -23,6 +23,11 @@ static inline bool guest_range_ok(guest_va_t va, uint64_t bytes)
 	return last < 0x0000800000000000ull || first >= HV_END;
 }
 
+static inline bool guest_address_ok(uint64_t va)
+{
+	return guest_range_ok(GUEST_VA(va), 1);
+}
+
 /* No-ops until patched (cpu/patch.h). */
 #define PATCH_STRING(x) #x
 #define PATCHED_CODE(feature, last)                                         \

@@ -9,7 +9,7 @@
 
 static int walk(mfn_t table, uint64_t va, uint64_t *l1e, mfn_t *l1_table)
 {
-	if (!guest_range_ok(GUEST_VA(va), 1))
+	if (!guest_address_ok(va))
 		return -EFAULT;
 	for (unsigned level = 4;; level--) {
 		uint64_t pte;
