@@ -230,13 +230,6 @@ static void lay_out(struct plan *p)
 
 /* ---- page tables ---- */
 
-/* The next unused table, as it will stand in an entry. */
-static uint64_t next_table(const struct plan *p, uint64_t *used, uint64_t first, uint64_t most)
-{
-	BUG_ON(*used == most);
-	return pte_make(MFN(p->mfn[first + (*used)++]), TABLE_FLAGS);
-}
-
 static uint64_t *slot(const struct plan *p, uint64_t *l4, uint64_t va, uint64_t *used,
 		      uint64_t first, uint64_t most)
 {
@@ -245,8 +238,11 @@ static uint64_t *slot(const struct plan *p, uint64_t *l4, uint64_t va, uint64_t 
 	for (unsigned level = 4; level > 1; level--) {
 		uint64_t *e = &table[pt_index(va, level)];
 
-		if (!*e)
-			*e = next_table(p, used, first, most);
+		/* The next unused table. */
+		if (!*e) {
+			BUG_ON(*used == most);
+			*e = pte_make(MFN(p->mfn[first + (*used)++]), TABLE_FLAGS);
+		}
 		table = mfn_to_ptr(pte_mfn(*e));
 	}
 	return &table[pt_index(va, 1)];

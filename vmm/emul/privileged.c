@@ -157,12 +157,6 @@ static enum emulated port_io(struct cpu_user_regs *regs, const struct insn *i,
 
 /* ---- what only a kernel may ---- */
 
-static void set_edx_eax(struct cpu_user_regs *regs, uint64_t value)
-{
-	regs->rax = (uint32_t)value;
-	regs->rdx = value >> 32;
-}
-
 static uint64_t edx_eax(const struct cpu_user_regs *regs)
 {
 	return (uint32_t)regs->rax | regs->rdx << 32;
@@ -198,9 +192,11 @@ static int kernel_instruction(struct cpu_user_regs *regs, const struct insn *i)
 	switch (i->kind) {
 	case INSN_RDMSR:
 		rc = policy_rdmsr(v, (uint32_t)regs->rcx, &value);
-		if (!rc)
-			set_edx_eax(regs, value);
-		return rc;
+		if (rc)
+			return rc;
+		regs->rax = (uint32_t)value;
+		regs->rdx = value >> 32;
+		return 0;
 	case INSN_WRMSR:
 		return policy_wrmsr(v, (uint32_t)regs->rcx, edx_eax(regs));
 	case INSN_READ_CR:

@@ -167,23 +167,22 @@ static void add_subleaves(struct leaves *l, uint32_t leaf)
 		/* Until there is no further cache. */
 		for (uint32_t i = 0; i < CACHE_LEAVES && add_leaf(l, leaf, i).a & 31; i++)
 			;
-		break;
+		return;
 	case 7:
-		last = MIN(add_leaf(l, leaf, 0).a, FEATURE_LEAF);
-		for (uint32_t i = 1; i <= last; i++)
-			add_leaf(l, leaf, i);
+		last = MIN(leaf_of(l->d, leaf, 0).a, FEATURE_LEAF);
 		break;
 	case 0xb:
-		for (uint32_t i = 0; i <= TOPOLOGY_LAST; i++)
-			add_leaf(l, leaf, i);
+		last = TOPOLOGY_LAST;
 		break;
 	case 0xd:
-		for (uint32_t i = 0; i <= XSTATE_LAST; i++)
-			add_leaf(l, leaf, i);
+		last = XSTATE_LAST;
 		break;
 	default:
 		add_leaf(l, leaf, XEN_CPUID_NO_SUBLEAF);
+		return;
 	}
+	for (uint32_t i = 0; i <= last; i++)
+		add_leaf(l, leaf, i);
 }
 
 /* All leaves and MSRs of a view, or with no place for them, how many there may be. Both structures of the ABI have the same four fields. */

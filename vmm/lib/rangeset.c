@@ -99,10 +99,3 @@ bool rangeset_contains(const struct rangeset *s, uint64_t first, uint64_t last)
 
 	return first <= last && i < s->nr && s->range[i].first <= first && last <= s->range[i].last;
 }
-
-bool rangeset_overlaps(const struct rangeset *s, uint64_t first, uint64_t last)
-{
-	unsigned i = find(s, first);
-
-	return first <= last && i < s->nr && s->range[i].first <= last;
-}

@@ -22,7 +22,5 @@ int rangeset_add(struct rangeset *s, uint64_t first, uint64_t last);
 int rangeset_remove(struct rangeset *s, uint64_t first, uint64_t last);
 /* All of first .. last is inside. */
 bool rangeset_contains(const struct rangeset *s, uint64_t first, uint64_t last);
-/* Something of first .. last is inside. */
-bool rangeset_overlaps(const struct rangeset *s, uint64_t first, uint64_t last);
 
 #endif

@@ -34,16 +34,13 @@ void pci_write(struct pci_device dev, uint8_t at, unsigned bytes, uint32_t value
 	spin_unlock_irq(&lock, flags);
 }
 
-bool pci_present(struct pci_device dev)
-{
-	return (pci_read(dev, 0, 4) & 0xffff) != 0xffff;
-}
-
 uint8_t pci_find_capability(struct pci_device dev, uint8_t id)
 {
 	uint8_t at;
 
-	if (!pci_present(dev) || !(pci_read(dev, PCI_STATUS, 2) & PCI_STATUS_CAPS))
+	/* All ones: there is no such device. */
+	if ((pci_read(dev, 0, 4) & 0xffff) == 0xffff ||
+	    !(pci_read(dev, PCI_STATUS, 2) & PCI_STATUS_CAPS))
 		return 0;
 	at = (uint8_t)pci_read(dev, PCI_CAPS, 1) & 0xfc;
 	/* 48 capabilities of 4 bytes fit; a list that is longer goes in a circle. */

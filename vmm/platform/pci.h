@@ -29,7 +29,6 @@ struct pci_device {
 /* bytes: 1, 2 or 4; at aligned to it. What does not exist reads as all ones. */
 uint32_t pci_read(struct pci_device dev, uint8_t at, unsigned bytes);
 void pci_write(struct pci_device dev, uint8_t at, unsigned bytes, uint32_t value);
-bool pci_present(struct pci_device dev);
 /* Where the capability lies, 0: it has none. */
 uint8_t pci_find_capability(struct pci_device dev, uint8_t id);
 
