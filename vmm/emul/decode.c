@@ -369,11 +369,6 @@ uint64_t *insn_register(struct cpu_user_regs *regs, unsigned n)
 	return (uint64_t *)(void *)((char *)regs + offset[n & 15]);
 }
 
-static uint64_t size_mask(unsigned size)
-{
-	return size >= 8 ? ~0ull : (1ull << 8 * size) - 1;
-}
-
 uint64_t insn_get(const struct cpu_user_regs *regs, unsigned n, unsigned size, bool high_byte)
 {
 	/* The register is only read. */
@@ -381,12 +376,12 @@ uint64_t insn_get(const struct cpu_user_regs *regs, unsigned n, unsigned size, b
 
 	if (high_byte)
 		return *insn_register(r, n - 4) >> 8 & 0xff;
-	return *insn_register(r, n) & size_mask(size);
+	return *insn_register(r, n) & mask_of(size);
 }
 
 void insn_set(struct cpu_user_regs *regs, unsigned n, unsigned size, bool high_byte, uint64_t value)
 {
-	uint64_t *reg = insn_register(regs, high_byte ? n - 4 : n), mask = size_mask(size);
+	uint64_t *reg = insn_register(regs, high_byte ? n - 4 : n), mask = mask_of(size);
 
 	if (high_byte) {
 		value <<= 8;

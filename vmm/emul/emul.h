@@ -79,6 +79,12 @@ struct insn {
 /* Length is not above INSTRUCTION_MAX; a longer one is -EINVAL. */
 int insn_decode(const uint8_t *code, unsigned bytes, const struct cpu_user_regs *regs,
 		uint64_t fs_base, uint64_t gs_base, struct insn *out);
+/* The bits of an operand of so many bytes. */
+static inline uint64_t mask_of(unsigned size)
+{
+	return size >= 8 ? ~0ull : (1ull << 8 * size) - 1;
+}
+
 uint64_t *insn_register(struct cpu_user_regs *regs, unsigned n);
 /* The register operand's value, zero-extended from the operand's size; and writing it as the processor does (32 bits clear the upper half). */
 uint64_t insn_get(const struct cpu_user_regs *regs, unsigned n, unsigned size, bool high_byte);

@@ -31,11 +31,6 @@ struct operation {
 	bool sets_rax;
 };
 
-static uint64_t mask_of(unsigned size)
-{
-	return size >= 8 ? ~0ull : (1ull << 8 * size) - 1;
-}
-
 static bool sign_of(uint64_t value, unsigned size)
 {
 	return value >> (8 * size - 1) & 1;

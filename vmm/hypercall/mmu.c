@@ -221,12 +221,12 @@ static int flush_for_update(uint64_t va, uint64_t flags)
 	}
 }
 
-static long update_va(uint64_t va, uint64_t value, uint64_t flags, domid_t id)
+long do_update_va_mapping_otherdomain(arg_t va, arg_t value, arg_t flags, arg_t domain)
 {
 	struct domain *d = current->domain, *subject;
 	uint64_t old;
 	mfn_t table;
-	int rc = subject_get(d, id, &subject);
+	int rc = subject_get(d, (domid_t)domain, &subject);
 
 	if (rc)
 		return rc;
@@ -243,12 +243,7 @@ static long update_va(uint64_t va, uint64_t value, uint64_t flags, domid_t id)
 
 long do_update_va_mapping(arg_t va, arg_t value, arg_t flags)
 {
-	return update_va(va, value, flags, DOMID_SELF);
-}
-
-long do_update_va_mapping_otherdomain(arg_t va, arg_t value, arg_t flags, arg_t domain)
-{
-	return update_va(va, value, flags, (domid_t)domain);
+	return do_update_va_mapping_otherdomain(va, value, flags, DOMID_SELF);
 }
 
 /* ---- mmuext_op ---- */
@@ -298,8 +293,7 @@ static int new_base(mfn_t *place, mfn_t m, bool none_allowed)
 		tlb_load_new(v);
 	else
 		tlb_user_changed();
-	if (!mfn_eq(old, MFN_NONE))
-		frame_put_both(mfn_frame(old));
+	vcpu_put_table(&old);
 	return 0;
 }
 
@@ -338,7 +332,7 @@ static int copy_page(mfn_t to, const mfn_t *from)
 	return rc;
 }
 
-/* The operations that change references: under the page lock. d: whose tables. */
+/* The operations that change references, and what is no operation: under the page lock. d: whose tables. */
 static int locked_op(const struct mmuext_op *o, struct domain *d)
 {
 	mfn_t m = MFN(o->arg1.mfn), source = MFN(o->arg2.src_mfn);
@@ -365,8 +359,11 @@ static int locked_op(const struct mmuext_op *o, struct domain *d)
 	case MMUEXT_COPY_PAGE:
 		rc = copy_page(m, &source);
 		break;
-	default:
+	case MMUEXT_SET_LDT:
 		rc = set_ldt(o->arg1.linear_addr, o->arg2.nr_ents);
+		break;
+	default:
+		rc = -EOPNOTSUPP;
 	}
 	page_unlock(d);
 	return rc;
@@ -420,15 +417,8 @@ static int one_op(const struct mmuext_op *o, struct domain *subject)
 			return -EACCES;
 		__asm__ volatile("wbinvd" ::: "memory");
 		return 0;
-	case MMUEXT_PIN_L1_TABLE ... MMUEXT_UNPIN_TABLE:
-	case MMUEXT_NEW_BASEPTR:
-	case MMUEXT_NEW_USER_BASEPTR:
-	case MMUEXT_SET_LDT:
-	case MMUEXT_CLEAR_PAGE:
-	case MMUEXT_COPY_PAGE:
-		return locked_op(o, subject);
 	default:
-		return -EOPNOTSUPP;
+		return locked_op(o, subject);
 	}
 }
 

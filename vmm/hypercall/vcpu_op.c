@@ -147,13 +147,6 @@ static long set_periodic(struct vcpu *v, arg_t arg)
 	return 0;
 }
 
-static long stop_periodic(struct vcpu *v)
-{
-	WRITE_ONCE(v->period, 0);
-	timer_stop(&v->periodic);
-	return 0;
-}
-
 static long set_singleshot(struct vcpu *v, arg_t arg)
 {
 	struct vcpu_set_singleshot_timer op;
@@ -214,7 +207,9 @@ long do_vcpu_op(arg_t command, arg_t vcpu, arg_t arg)
 	case VCPUOP_set_periodic_timer:
 		return set_periodic(v, arg);
 	case VCPUOP_stop_periodic_timer:
-		return stop_periodic(v);
+		WRITE_ONCE(v->period, 0);
+		timer_stop(&v->periodic);
+		return 0;
 	case VCPUOP_set_singleshot_timer:
 		return set_singleshot(v, arg);
 	case VCPUOP_stop_singleshot_timer:

@@ -248,7 +248,7 @@ static struct {
 } call;
 
 /* Run what others want of this CPU. Interrupts are off: a bit that is set stays so until we have run it. */
-static void serve_call(void)
+void apic_call_handler(void)
 {
 	uint64_t mine = 1ull << this_cpu()->id;
 
@@ -256,11 +256,6 @@ static void serve_call(void)
 		return;
 	call.fn(call.arg);
 	__atomic_fetch_and(&call.waiting, ~mine, __ATOMIC_RELEASE);
-}
-
-void apic_call_handler(void)
-{
-	serve_call();
 }
 
 void call_on_cpus(uint64_t cpus, void (*fn)(void *), void *arg)
@@ -271,7 +266,7 @@ void call_on_cpus(uint64_t cpus, void (*fn)(void *), void *arg)
 	/* Who holds the lock may wait for us, and interrupts may be off. */
 	while (!spin_trylock(&call.lock)) {
 		flags = irq_save();
-		serve_call();
+		apic_call_handler();
 		irq_restore(flags);
 		__builtin_ia32_pause();
 	}
