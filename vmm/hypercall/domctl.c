@@ -199,22 +199,6 @@ static long scheduler_op(struct domain *d, struct xen_domctl_scheduler_op *op)
 
 /* ---- domains ---- */
 
-static long pause(struct domain *d)
-{
-	if (d == current->domain)
-		return -EINVAL;
-	domain_pause(d);
-	return 0;
-}
-
-static long unpause(struct domain *d)
-{
-	if (!d->pause_count)
-		return -EINVAL;
-	domain_unpause(d);
-	return 0;
-}
-
 /* Which domain an operation means: the one of that number; getdomaininfo, with which tools go through all: the next. */
 static struct domain *named(const struct xen_domctl *op)
 {
@@ -253,9 +237,15 @@ static long perform(struct domain *d, struct xen_domctl *op, bool *answers)
 		d->pages_max = op->u.max_mem.max_memkb >> PAGES_PER_KB_SHIFT;
 		return 0;
 	case XEN_DOMCTL_pausedomain:
-		return pause(d);
+		if (d == current->domain)
+			return -EINVAL;
+		domain_pause(d);
+		return 0;
 	case XEN_DOMCTL_unpausedomain:
-		return unpause(d);
+		if (!d->pause_count)
+			return -EINVAL;
+		domain_unpause(d);
+		return 0;
 	case XEN_DOMCTL_scheduler_op:
 		*answers = true;
 		return scheduler_op(d, &op->u.scheduler_op);
