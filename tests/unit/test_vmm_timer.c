@@ -107,6 +107,7 @@ static void check_all(void)
 		CHECK(!set[c] || timers[c].first->expires == first[c]);
 		CHECK(!spin_is_locked(&timers[c].lock));
 	}
+	CHECK_EQ(timers_running(), set[0] + set[1]);
 	/* This CPU is never interrupted too late. */
 	if (set[cpu_now])
 		CHECK(pcpus[cpu_now].pending & 1u << SOFT_TIMER ||

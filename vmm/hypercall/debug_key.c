@@ -12,11 +12,12 @@
 #include "vmm/platform/power.h"
 #include "vmm/platform/time.h"
 #include "vmm/sched/sched.h"
+#include "vmm/sched/timer.h"
 
 static void help(void)
 {
 	log_info(
-		"Debug keys: a audit frames, c CPUs, d registers, e events, f fail allocations, g grants, h this, i interrupts, m memory, q domains, r run queues, R restart at once, t time");
+		"Debug keys: a audit frames, c CPUs, d registers, e events, f fail allocations, g grants, h this, i interrupts, m memory, q domains, r run queues, R restart at once, t time and timers");
 }
 
 static void cpus(void)
@@ -147,7 +148,8 @@ void debug_key(char key)
 		log_warning("Restarting, as the key says");
 		machine_restart();
 	case 't':
-		log_info("Time: %lu ns since boot, TSC %lu kHz", time_now(), time_tsc_khz());
+		log_info("Time: %lu ns since boot, TSC %lu kHz, %u timers run", time_now(),
+			 time_tsc_khz(), timers_running());
 		break;
 	default:
 		break;

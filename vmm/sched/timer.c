@@ -17,6 +17,7 @@ struct timers {
 	spinlock_t lock;
 	struct timer *first;
 	struct timer *runs; /* whose function is being called */
+	unsigned nr;
 };
 
 static struct timers timers[MAX_CPUS];
@@ -61,12 +62,14 @@ static void insert(struct timers *q, struct timer *t)
 	t->slot = 1;
 	q->first = merge(q->first, t);
 	q->first->parent = NULL;
+	q->nr++;
 }
 
 static void take_out(struct timers *q, struct timer *t)
 {
 	struct timer *parent = t->parent, *rest = merge(t->child[0], t->child[1]);
 
+	q->nr--;
 	if (rest)
 		rest->parent = parent;
 	if (!parent)
@@ -213,4 +216,13 @@ void timer_run(void)
 	}
 	time_set_interrupt(q->first ? q->first->expires : 0);
 	spin_unlock_irq(&q->lock, flags);
+}
+
+unsigned timers_running(void)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < MAX_CPUS; i++)
+		nr += READ_ONCE(timers[i].nr);
+	return nr;
 }

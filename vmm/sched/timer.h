@@ -28,4 +28,7 @@ void timer_move(struct timer *t, unsigned cpu);
 /* Run what is due on this CPU, set its hardware for the next. */
 void timer_run(void);
 
+/* How many there are that wait for their time, on all CPUs. */
+unsigned timers_running(void);
+
 #endif
