@@ -169,6 +169,10 @@ static void unknown_commands(void)
 	CHECK(mmuext(63, 0, 0) < 0, "mmuext_op 63");
 	CHECK(hypercall2(__HYPERVISOR_vm_assist, 9, 0) < 0, "vm_assist");
 	CHECK(hypercall2(__HYPERVISOR_vm_assist, 0, ~0ull) < 0, "vm_assist");
+	CHECK_EQ("writes to tables are asked for",
+		 hypercall2(__HYPERVISOR_vm_assist, VMASST_CMD_enable,
+			    VMASST_TYPE_writable_pagetables),
+		 0);
 }
 
 static void traps(void)

@@ -26,6 +26,10 @@
 #define LDT_PAGES	 16
 #define NR_IRQS		 1024 /* pirqs: GSIs first */
 #define NR_FEATURE_WORDS 19
+/* Writes to page tables are emulated for all; but a guest that goes to another hypervisor must have asked for that. */
+#define VM_ASSIST_KNOWN                                                               \
+	(1ull << VMASST_TYPE_4gb_segments | 1ull << VMASST_TYPE_4gb_segments_notify | \
+	 1ull << VMASST_TYPE_writable_pagetables | 1ull << VMASST_TYPE_runstate_update_flag)
 
 struct domain;
 struct evtchn_state; /* hypercall/event_channel.c */
@@ -143,7 +147,7 @@ struct domain {
 	uint64_t pages, pages_max;
 	uint64_t
 		frames; /* that name it as their owner, shared ones of the hypervisor's included; atomic */
-	uint64_t vm_assist;
+	uint64_t vm_assist; /* of VM_ASSIST_KNOWN */
 	struct shared_info *shared_info;
 	uint64_t dirty_cpus; /* CPUs that may have TLB entries of it */
 

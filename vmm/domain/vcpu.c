@@ -110,9 +110,7 @@ int vcpu_set_context(struct vcpu *v, const struct vcpu_guest_context *c)
 	v->gs_base_user = c->gs_base_user;
 	if (c->flags & VGCF_i387_valid)
 		fpu_set_legacy(v, &c->fpu_ctxt);
-	__atomic_fetch_or(&v->domain->vm_assist,
-			  c->vm_assist & (1ull << VMASST_TYPE_runstate_update_flag),
-			  __ATOMIC_SEQ_CST);
+	__atomic_fetch_or(&v->domain->vm_assist, c->vm_assist & VM_ASSIST_KNOWN, __ATOMIC_SEQ_CST);
 	v->initialised = true;
 	return 0;
 }

@@ -240,12 +240,9 @@ long do_get_debugreg(arg_t reg)
 
 long do_vm_assist(arg_t command, arg_t type)
 {
-	const uint64_t known = 1ull << VMASST_TYPE_4gb_segments |
-			       1ull << VMASST_TYPE_4gb_segments_notify |
-			       1ull << VMASST_TYPE_runstate_update_flag;
 	struct domain *d = current->domain;
 
-	if (type >= 64 || !(known >> type & 1))
+	if (type >= 64 || !(VM_ASSIST_KNOWN >> type & 1))
 		return -EINVAL;
 	switch (command) {
 	case VMASST_CMD_enable:
