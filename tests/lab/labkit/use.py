@@ -107,12 +107,11 @@ def logs(place, _args):
 def status(place, _args):
     """Shows the hosts of the lab."""
     options = state.load(place)
-    print(f"lab {place.name}: {options['hypervisor']}, dom0 kernel {options['kernel']}, {options['mem']} MB,"
-          f" {options['smp']} CPU a host; network namespace {place.netns}")
+    print(f"lab {place.name}: dom0 kernel {options['kernel']}, {options['mem']} MB, {options['smp']} CPU a host; network namespace {place.netns}")
     for host in options["hosts"]:
         number = qemu.pid(place, host)
         power = f"on, process {number}" if number else "off"
         net = "cut" if network.is_cut(place.netns, host) else "connected"
         limited = options["limits"].get(host, "none")
-        print(f"{host}  {power}; network {net}; limit {limited}; {network.BETWEEN}.{network.number(host)};"
-              f" console {place.host(host, 'console.log')}")
+        print(f"{host}  {power}; {'pagurus' if options['image'][host] else 'xen'}; network {net}; limit {limited};"
+              f" {network.BETWEEN}.{network.number(host)}; console {place.host(host, 'console.log')}")
