@@ -138,7 +138,7 @@ static long set_affinity(struct domain *d, struct xen_domctl_vcpuaffinity *op)
 	uint64_t hard, soft;
 
 	if (!v)
-		return -ESRCH;
+		return -EINVAL;
 	if (op->flags & XEN_VCPUAFFINITY_FORCE)
 		v->affinity_saved = 0;
 	hard = v->affinity;
@@ -164,7 +164,7 @@ static long get_affinity(struct domain *d, const struct xen_domctl_vcpuaffinity 
 	struct vcpu *v = domain_vcpu(d, op->vcpu);
 
 	if (!v)
-		return -ESRCH;
+		return -EINVAL;
 	if (op->flags & XEN_VCPUAFFINITY_HARD && bitmap_to_guest(&op->cpumap_hard, v->affinity))
 		return -EFAULT;
 	if (op->flags & XEN_VCPUAFFINITY_SOFT && bitmap_to_guest(&op->cpumap_soft, ~0ull))

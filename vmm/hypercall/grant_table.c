@@ -68,7 +68,7 @@ struct grant_state {
 	struct grant_entry_v1 *frame[FRAMES_MAX];
 	struct active *active[FRAMES_MAX]; /* ACTIVE_ORDER pages for each frame */
 	uint32_t nr_maptrack, max_maptrack, free_handle;
-	uint32_t released; /* handles of a domain that ends */
+	uint32_t released;	   /* handles of a domain that ends */
 	struct mapping **maptrack; /* max_maptrack pages at most */
 };
 
@@ -874,8 +874,8 @@ void grants_dump(struct domain *d)
 		return;
 	for (uint32_t i = 0; i < g->nr_maptrack * MAPPINGS_PER_FRAME; i++)
 		used += mapping_of(g, i)->state != MAPPING_FREE;
-	log_info("Grants of domain %u: %u of %u frames, %u mappings of others'", d->id,
-		 g->nr_frames, g->max_frames, used);
+	log_info("Grants of domain %u: %u of %u frames, %u mappings of others' in %u frames", d->id,
+		 g->nr_frames, g->max_frames, used, g->nr_maptrack);
 	for (uint32_t ref = 0; ref < g->nr_frames * ENTRIES_PER_FRAME; ref++) {
 		const struct active *a = active_of(g, ref);
 
