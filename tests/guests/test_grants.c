@@ -223,6 +223,59 @@ static void copies(void)
 		 GNTST_bad_gntref);
 }
 
+#define SIDE_REF(n)                               \
+	{                                         \
+		.domid = DOMID_SELF, .u.ref = (n) \
+	}
+#define SIDE_FRAME(p)                                    \
+	{                                                \
+		.domid = DOMID_SELF, .u.gmfn = mfn_of(p) \
+	}
+#define SOURCE GNTCOPY_source_gref
+#define DEST   GNTCOPY_dest_gref
+#define BOTH   (SOURCE | DEST)
+
+/* One call whose copies have sides in common, or not, and some of which fail: each is as if it were alone, and nothing is held afterwards. */
+static void copies_of_one_call(void)
+{
+	uint64_t *from = page_alloc(), *other = page_alloc(), *to = page_alloc();
+	const struct {
+		struct gnttab_copy op; /* and what its status is afterwards */
+		uint64_t brings;
+	} tried[] = {
+		{{SIDE_REF(FIRST), SIDE_FRAME(to), 8, SOURCE, GNTST_okay}, 1},
+		{{SIDE_REF(FIRST), SIDE_FRAME(to), 8, SOURCE, GNTST_okay}, 1},
+		{{SIDE_REF(FIRST + 1), SIDE_FRAME(to), 8, SOURCE, GNTST_okay}, 2},
+		{{SIDE_REF(400), SIDE_FRAME(to), 8, SOURCE, GNTST_bad_gntref}, 0},
+		{{SIDE_REF(400), SIDE_FRAME(to), 8, SOURCE, GNTST_bad_gntref}, 0},
+		{{SIDE_REF(FIRST), SIDE_FRAME(to), 8, SOURCE, GNTST_okay}, 1},
+		{{SIDE_REF(FIRST), SIDE_REF(FIRST), 8, BOTH, GNTST_permission_denied}, 0},
+		{{SIDE_FRAME(other), SIDE_FRAME(to), 8, 0, GNTST_okay}, 2},
+		{{SIDE_FRAME(other), SIDE_REF(FIRST + 1), 8, DEST, GNTST_okay}, 0},
+		{{SIDE_REF(FIRST), SIDE_FRAME(to), 8, SOURCE, GNTST_okay}, 1},
+	};
+	static struct gnttab_copy ops[ARRAY_SIZE(tried)];
+
+	table_map();
+	from[0] = 1;
+	other[0] = 2;
+	grant(FIRST, mfn_of(from), READONLY);
+	grant(FIRST + 1, mfn_of(other), GRANTED);
+	for (unsigned i = 0; i < ARRAY_SIZE(tried); i++) {
+		ops[i] = tried[i].op;
+		ops[i].status = 99;
+		ops[i].dest.offset = (uint16_t)(ops[i].flags & GNTCOPY_dest_gref ? 8 : i * 8);
+	}
+	CHECK_EQ("copies", grant_op(GNTTABOP_copy, ops, ARRAY_SIZE(ops)), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(tried); i++) {
+		CHECK_EQ("status", ops[i].status, tried[i].op.status);
+		CHECK_EQ("what it brings", to[i], tried[i].brings);
+	}
+	CHECK_EQ("by the grant", other[1], 2);
+	CHECK_EQ("flags", grant_table[FIRST].flags, READONLY);
+	CHECK_EQ("flags", grant_table[FIRST + 1].flags, GRANTED);
+}
+
 /* An entry that is overwritten takes nothing away from anybody; its handle can be given back without it. */
 static void overwritten(void)
 {
@@ -276,6 +329,7 @@ const struct part parts[] = {{"sizes-and-versions", sizes_and_versions},
 			     {"what-is-no-page", what_is_no_page},
 			     {"places", places},
 			     {"copies", copies},
+			     {"copies-of-one-call", copies_of_one_call},
 			     {"many", many},
 			     {"overwritten", overwritten},
 			     {NULL, NULL}};

@@ -567,47 +567,60 @@ int grants_release_mappings(struct domain *d)
 
 /* ---- copy ---- */
 
-/* One side of a copy. */
+/* One side of a copy, which the next of a call uses as well when it is the same. */
 struct side {
-	struct domain *owner; /* with a reference */
+	struct domain *owner; /* with a reference; NULL: nothing is held */
 	mfn_t mfn;
+	domid_t id;
 	bool granted, write;
-	uint32_t ref;
+	uint64_t what; /* the entry, or the frame */
 };
 
 static void side_put(struct side *s)
 {
+	if (!s->owner)
+		return;
 	if (s->granted)
-		unpin(s->owner, s->ref, s->write);
+		unpin(s->owner, (uint32_t)s->what, s->write);
 	else
 		put_frame(s->mfn, s->write);
 	domain_put(s->owner);
+	s->owner = NULL;
+}
+
+static int side_renew(struct side *s, domid_t id, bool granted, uint64_t what, bool write)
+{
+	int rc = GNTST_okay;
+
+	side_put(s);
+	if (!granted && id != DOMID_SELF && id != current->domain->id)
+		return GNTST_permission_denied;
+	*s = (struct side){domain_get(id), MFN(what), id, granted, write, what};
+	if (!s->owner)
+		return GNTST_bad_domain;
+	if (!s->owner->grants)
+		rc = GNTST_bad_domain;
+	else if (granted)
+		rc = pin(s->owner, (uint32_t)what, current->domain->id, write, &s->mfn);
+	else
+		rc = get_frame(s->mfn, s->owner, write);
+	if (rc) {
+		domain_put(s->owner);
+		s->owner = NULL;
+	}
+	return rc;
 }
 
 static int side_get(struct side *s, domid_t id, bool granted, uint64_t what, bool write)
 {
-	int rc = GNTST_okay;
-
-	*s = (struct side){.granted = granted, .write = write, .ref = (uint32_t)what};
-	if (!granted && id != DOMID_SELF && id != current->domain->id)
-		return GNTST_permission_denied;
-	s->owner = domain_get(id);
-	if (!s->owner || !s->owner->grants) {
-		rc = GNTST_bad_domain;
-	} else if (granted) {
-		rc = pin(s->owner, s->ref, current->domain->id, write, &s->mfn);
-	} else {
-		s->mfn = MFN(what);
-		rc = get_frame(s->mfn, s->owner, write);
-	}
-	if (rc && s->owner)
-		domain_put(s->owner);
-	return rc;
+	if (s->owner && s->id == id && s->granted == granted && s->what == what)
+		return GNTST_okay;
+	return side_renew(s, id, granted, what, write);
 }
 
-static int copy_one(const struct gnttab_copy *op)
+static int copy_one(const struct gnttab_copy *op, struct side *from, struct side *to)
 {
-	struct side from, to;
+	bool from_grant = op->flags & GNTCOPY_source_gref, to_grant = op->flags & GNTCOPY_dest_gref;
 	int rc;
 
 	if (op->flags & ~(GNTCOPY_source_gref | GNTCOPY_dest_gref))
@@ -615,19 +628,14 @@ static int copy_one(const struct gnttab_copy *op)
 	if (op->source.offset >= PAGE_SIZE || op->dest.offset >= PAGE_SIZE ||
 	    op->len > PAGE_SIZE - op->source.offset || op->len > PAGE_SIZE - op->dest.offset)
 		return GNTST_bad_copy_arg;
-	rc = side_get(&from, op->source.domid, op->flags & GNTCOPY_source_gref,
-		      op->flags & GNTCOPY_source_gref ? op->source.u.ref : op->source.u.gmfn,
-		      false);
-	if (rc)
-		return rc;
-	rc = side_get(&to, op->dest.domid, op->flags & GNTCOPY_dest_gref,
-		      op->flags & GNTCOPY_dest_gref ? op->dest.u.ref : op->dest.u.gmfn, true);
-	if (!rc) {
-		memcpy((char *)mfn_to_ptr(to.mfn) + op->dest.offset,
-		       (const char *)mfn_to_ptr(from.mfn) + op->source.offset, op->len);
-		side_put(&to);
-	}
-	side_put(&from);
+	rc = side_get(from, op->source.domid, from_grant,
+		      from_grant ? op->source.u.ref : op->source.u.gmfn, false);
+	if (!rc)
+		rc = side_get(to, op->dest.domid, to_grant,
+			      to_grant ? op->dest.u.ref : op->dest.u.gmfn, true);
+	if (!rc)
+		memcpy((char *)mfn_to_ptr(to->mfn) + op->dest.offset,
+		       (const char *)mfn_to_ptr(from->mfn) + op->source.offset, op->len);
 	return rc;
 }
 
@@ -735,26 +743,36 @@ static long map_or_copy_all(guest_va_t *at, uint32_t *left, bool map)
 		struct gnttab_copy copy;
 	} op;
 	const size_t bytes = map ? sizeof(op.map) : sizeof(op.copy);
+	struct side from = {NULL}, to = {NULL};
+	long rc = 0;
 
-	while (*left) {
-		int rc;
+	while (*left && !rc) {
+		int status;
 
-		if (copy_from_guest(&op, *at, bytes))
-			return -EFAULT;
-		rc = map ? map_one(&op.map) : copy_one(&op.copy);
-		if (rc == -ERESTART)
-			return rc;
+		if (copy_from_guest(&op, *at, bytes)) {
+			rc = -EFAULT;
+			break;
+		}
+		status = map ? map_one(&op.map) : copy_one(&op.copy, &from, &to);
+		if (status == -ERESTART) {
+			rc = status;
+			break;
+		}
 		if (map)
-			op.map.status = (int16_t)rc;
+			op.map.status = (int16_t)status;
 		else
-			op.copy.status = (int16_t)rc;
-		if (copy_to_guest(*at, &op, bytes))
-			return -EFAULT;
+			op.copy.status = (int16_t)status;
+		if (copy_to_guest(*at, &op, bytes)) {
+			rc = -EFAULT;
+			break;
+		}
 		at->v += bytes;
 		if (--*left && hypercall_preempt_check())
-			return -ERESTART;
+			rc = -ERESTART;
 	}
-	return 0;
+	side_put(&from);
+	side_put(&to);
+	return rc;
 }
 
 static int unmap_read(guest_va_t at, bool replace, struct unmap *u)
