@@ -116,7 +116,7 @@ static void begin(unsigned cpus)
 	memset(info, 0, sizeof(info));
 	online_cpus = idle_cpus = 0;
 	now = 1000 * MS;
-	hold_back = false;
+	hold_back = accounting_rests = false;
 	domain_list = NULL;
 	idle_domain = (struct domain){.idle = true};
 	for (cpu_now = 0; cpu_now < cpus; cpu_now++) {
@@ -183,6 +183,7 @@ static void check_queues(void)
 			if (on) {
 				CHECK(runs_on(v->processor->id) == v);
 				CHECK_EQ(v->state, VCPU_RUNNING);
+				CHECK(accounting.slot && !accounting_rests);
 			}
 		}
 	}
@@ -466,6 +467,29 @@ static void wakes_at_once(void)
 	}
 }
 
+/* What an idle machine does every 30 ms for nothing is much of what it does. */
+static void accounting_rests_when_idle(void)
+{
+	struct vcpu *v;
+
+	begin(2);
+	v = add_domain(0, 1)->vcpu[0];
+	pass(70);
+	CHECK(accounting_rests && !accounting.slot);
+	for (unsigned i = 0; i < 3; i++) {
+		start(v);
+		settle_down();
+		CHECK(accounting.slot && now - accounted < 2 * MS);
+		pass(100);
+		CHECK(accounting.slot != 0);
+		v->down = true;
+		vcpu_sleep(v);
+		settle_down();
+		pass(70);
+		CHECK(accounting_rests && !accounting.slot);
+	}
+}
+
 static void yields(void)
 {
 	struct domain *d;
@@ -625,5 +649,6 @@ static void holds_under_anything(void)
 UNIT_MAIN(TEST(runs_what_can), TEST(blocks_unless_an_event_is_there), TEST(shares_by_weight),
 	  TEST(shares_a_cpu_they_are_bound_to), TEST(waking_is_no_advantage),
 	  TEST(shares_equally_without_credit), TEST(keeps_to_caps), TEST(wakes_at_once),
-	  TEST(yields), TEST(idle_processors_take_work), TEST(keeps_to_affinity),
-	  TEST(is_not_taken_before_it_is_saved), TEST(holds_under_anything))
+	  TEST(accounting_rests_when_idle), TEST(yields), TEST(idle_processors_take_work),
+	  TEST(keeps_to_affinity), TEST(is_not_taken_before_it_is_saved),
+	  TEST(holds_under_anything))

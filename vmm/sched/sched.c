@@ -4,7 +4,7 @@
  * class goes first, and in it whoever has run least by its weight (`turn`), for a slice. Credit is nanoseconds: running uses it up, and
  * every 30 ms all CPUs' time is given to the domains that want it, by weight. So credit is fair between CPUs, and turns are fair on one, where
  * vCPUs that are bound to it have more credit than it has time. A domain with a cap is given no more than that, and its vCPUs are parked while
- * they owe. The turns of two queues do not compare: who changes the queue keeps its distance to the queue's own turn, the least of those with credit.
+ * they owe. While nobody wants a CPU nothing is given. The turns of two queues do not compare: who changes the queue keeps its distance to the queue's own turn, the least of those with credit.
  *
  * A CPU without anything to run takes from other queues. Whoever queues a vCPU looks for idle CPUs afterwards, and an idle CPU says that
  * it is one before it looks for work, so that none sleeps beside work.
@@ -47,6 +47,8 @@ static struct runqueue queues[MAX_CPUS];
 static uint64_t online_cpus, idle_cpus;
 static struct timer accounting;
 static uint64_t accounted; /* when it was done last; it may be late */
+static bool
+	accounting_rests; /* since nobody used or wanted a CPU; who is chosen to run ends that */
 
 static struct runqueue *queue_of(const struct pcpu *c)
 {
@@ -516,6 +518,16 @@ static void advance_turn(struct runqueue *q, const struct vcpu *previous, const 
 	q->turn = MAX(q->turn, least);
 }
 
+static void becomes_active(struct vcpu *v, uint64_t now)
+{
+	__atomic_store_n(&v->active, true, __ATOMIC_SEQ_CST);
+	if (READ_ONCE(accounting_rests) &&
+	    __atomic_exchange_n(&accounting_rests, false, __ATOMIC_SEQ_CST)) {
+		accounted = now;
+		timer_set(&accounting, now + ACCOUNT_NS);
+	}
+}
+
 void schedule(void)
 {
 	struct pcpu *c = this_cpu();
@@ -543,7 +555,8 @@ void schedule(void)
 	set_state(previous, waiting_state(previous), now);
 	set_state(next, VCPU_RUNNING, now);
 	next->running = true;
-	next->active = true;
+	if (!is_idle(next))
+		becomes_active(next, now);
 	advance_turn(q, previous, next);
 	q->runs = next;
 	spin_unlock(&q->lock);
@@ -644,11 +657,24 @@ static void balance(void)
 	}
 }
 
+/* The weights of all domains that have used or wanted a CPU lately. */
+static uint64_t active_weights(void)
+{
+	unsigned weight, cap;
+	uint64_t weights = 0;
+
+	for (struct domain *d = domain_list; d; d = d->next) {
+		sched_get_share(d, &weight, &cap);
+		if (!d->idle && active_vcpus(d))
+			weights += weight;
+	}
+	return weights;
+}
+
 static void account(void *arg)
 {
-	uint64_t now = time_now(), weights = 0;
+	uint64_t now = time_now(), weights;
 	int64_t ns = MIN((int64_t)(now - accounted), DEBT_CAPPED_NS);
-	unsigned weight, cap;
 
 	(void)arg;
 	accounted = now;
@@ -661,19 +687,21 @@ static void account(void *arg)
 		spin_unlock_irq(&queues[cpu].lock, flags);
 	}
 	spin_lock(&domain_list_lock);
-	for (struct domain *d = domain_list; d; d = d->next) {
-		sched_get_share(d, &weight, &cap);
-		if (!d->idle && active_vcpus(d))
-			weights += weight;
-	}
+	weights = active_weights();
 	for (struct domain *d = domain_list; d; d = d->next) {
 		/* One that became active since then waits for the next time. */
 		if (weights && !d->idle && active_vcpus(d))
 			account_domain(d, ns, weights);
 	}
+	/* It rests before it looks again, and who becomes active looks afterwards whether it rests. */
+	if (!weights)
+		__atomic_store_n(&accounting_rests, true, __ATOMIC_SEQ_CST);
+	if (!weights && active_weights())
+		weights = __atomic_exchange_n(&accounting_rests, false, __ATOMIC_SEQ_CST);
 	spin_unlock(&domain_list_lock);
 	balance();
-	timer_set(&accounting, now + ACCOUNT_NS);
+	if (weights)
+		timer_set(&accounting, now + ACCOUNT_NS);
 }
 
 /* ---- beginnings ---- */
