@@ -21,9 +21,12 @@
 #define SECOND		       1000000000ull
 /* A person types no faster; somebody who pastes fills the UART's buffer of 16 bytes in 1.4 ms, which flow control is for. */
 #define INPUT_EVERY_NS 20000000ull
-#define INPUT_BYTES    512u
-#define SWITCH_KEY     0x01
-#define SWITCH_COUNT   3u
+/* What an idle machine does: looking less often while nobody types. */
+#define INPUT_REST_NS	 (5 * INPUT_EVERY_NS)
+#define INPUT_REST_AFTER 50u
+#define INPUT_BYTES	 512u
+#define SWITCH_KEY	 0x01
+#define SWITCH_COUNT	 3u
 
 /* All guests together: the line is one, and it is dom0's. What is added to each of their lines counts as well. */
 static bool within_guests_budget(unsigned bytes)
@@ -99,6 +102,7 @@ static struct {
 	char ring[INPUT_BYTES];
 	unsigned head, tail; /* head: where the next goes; equal: empty */
 	unsigned switches;   /* Ctrl-A in a row */
+	unsigned quiet;	     /* how often nothing was there, in a row */
 	bool ours;	     /* keys are for the hypervisor */
 	struct timer timer;
 } input;
@@ -138,7 +142,9 @@ static void look_for_input(void *unused)
 	}
 	if (some)
 		send_global_virq(VIRQ_CONSOLE);
-	timer_set(&input.timer, time_now() + INPUT_EVERY_NS);
+	input.quiet = some ? 0 : MIN(input.quiet + 1, INPUT_REST_AFTER);
+	timer_set(&input.timer,
+		  time_now() + (input.quiet < INPUT_REST_AFTER ? INPUT_EVERY_NS : INPUT_REST_NS));
 }
 
 void console_input_start(void)
