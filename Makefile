@@ -187,7 +187,7 @@ bench: setup-build setup-lab
 	@$(ALONE) tests/bench/run
 
 bench-vmm: setup-build setup-lab
-	@+$(AGAIN) vmm
+	@+$(AGAIN) vmm-guests
 	@$(ALONE) tests/bench/vmm_run
 
 demo: setup-build setup-lab

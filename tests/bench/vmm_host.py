@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""One machine that is measured: what it boots from, its boot under `-icount`, and what its only program says."""
+"""One machine that is measured: what it boots from, its boot under `-icount`, and what its only program says.
+
+There are three kinds of them. In a `dom0` one the rows run in the first program of the kernel that the hypervisor boots, or of one that runs without. In an `alone`
+one a PV kernel of our own (vmm_guest/peers.c) is in its place. A `guest` one has a dom0 with the lab's root and Debian's tools (vmm_guest/host), which makes
+guests, and the rows are theirs.
+"""
 
 import collections
 import dataclasses
+import gzip
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,20 +26,38 @@ from labkit.root import root_folder  # noqa: E402
 QEMU = "qemu-system-x86_64"
 KERNEL = "6.1"
 SYSTEMS = ("native", "xen", "pagurus")
+HYPERVISORS = ("xen", "pagurus")
 COMPILER_ROWS = ("tiny-cc", "cc")
+# Of peers.c, in its order.
+ALONE_ROWS = ("self-event", "self-copy", "self-copies", "self-map")
+PEERS_ROWS = ("event", "copy", "copies", "map")
+PEERS_OPERATIONS, PEERS_BATCHES = 500, 3
+DEVICE_ROWS = ("disk-write", "disk-read", "net-out", "net-in")
+IDLE_ROWS = ("idle-0", "idle-1", "idle-8", "idle-30")
 DOM0_MIB = 512
+ALONE_MIB = 64
 # What the hypervisors and their tables need is beyond what the kernel has.
 SPARE_MIB = 256
+# Guests that are measured, one after the other, and those that stay (vmm_guest/host).
+GUEST_MIB, IDLE_MIB = 192, 100
 LINUX = "quiet transparent_hugepage=never nokaslr norandmaps audit=0 tsc=nowatchdog"
-HYPERVISOR = f"console=com1 com1=115200,8n1 loglvl=warning noreboot dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M dom0_max_vcpus=1"
+HYPERVISOR = "console=com1 com1=115200,8n1 loglvl=warning noreboot dom0_mem={0}M,max:{0}M dom0_max_vcpus=1"
 # (hypervisor, kernel): mitigations of processor faults off, and as each decides by itself.
 MITIGATIONS = {"off": ("spec-ctrl=no xpti=no", "mitigations=off"), "on": ("", "")}
 COUNTS = ("user", "kernel", "hypervisor", "syscall", "return", "cr3", "invlpg")
-SAID = re.compile(r"bench: (init|row|skip|failed:?|done)\b ?(.*)")
+SAID = re.compile(r"bench: (init|row|skip|peers|failed:?|done)\b ?(.*)")
+PEERS_SAID = re.compile(r"^verdict (SUCCESS|\w+) rows(.*)")
 
 
 class BenchError(Exception):
     """What cannot be measured and why; for the user."""
+
+
+@dataclasses.dataclass
+class Part:
+    """What boots, and the rows that are wanted of it."""
+    kind: str                       # dom0, alone, guest
+    rows: list
 
 
 @dataclasses.dataclass
@@ -65,6 +90,13 @@ def run(*command, **options):
     return done.stdout
 
 
+def pack(tree, file):
+    """A folder as an initramfs."""
+    names = "\n".join(sorted(str(p.relative_to(tree)) for p in tree.rglob("*")))
+    with open(file, "wb") as out:
+        subprocess.run(["cpio", "-o", "-H", "newc", "-R", "0:0", "--quiet", "--reproducible"], cwd=tree, input=names.encode(), stdout=out, check=True)
+
+
 def libraries(program):
     """What the dynamic linker loads for it, itself included."""
     text = run("ldd", program).decode()
@@ -81,25 +113,49 @@ class Image:
         self.kernel = self.base / f"vmlinux-{KERNEL}"
         self.xen = self.base / "xen"
         self.pagurus = ROOT / "build/vmm/pagurus"
+        self.peers = ROOT / "build/guests/bench/peers"
         self.plugin = self.folder / "counts.so"
         self.initrd = self.folder / "initrd"
-        if not self.pagurus.exists():
-            raise BenchError(f"{self.pagurus} is not built: run make vmm")
+        self.host_initrd = self.folder / "host-initrd"
+        self.release = None
+        for built in (self.pagurus, self.peers):
+            if not built.exists():
+                raise BenchError(f"{built} is not built: run make vmm-guests")
         source = HERE / "vmm_guest"
         run("gcc", "-O2", "-shared", "-fPIC", "-o", self.plugin, source / "counts.c")
         tree = self.folder / "tree"
         for name in ("proc", "sys", "dev", "tmp", "work", "bin"):
             (tree / name).mkdir(parents=True)
-        run("gcc", "-O2", "-static", "-o", tree / "init", source / "init.c")
+        run("gcc", "-O2", "-D_GNU_SOURCE", "-static", "-o", tree / "init", source / "init.c")
         run("cp", run("which", "busybox").decode().strip(), tree / "bin/busybox")
         (tree / "bin/true").symlink_to("busybox")
         self.add_module(tree / "xen-privcmd.ko")
         if compiler:
             self.add_compiler(tree)
-        names = "\n".join(sorted(str(p.relative_to(tree)) for p in tree.rglob("*")))
-        with open(self.initrd, "wb") as out:
-            subprocess.run(["cpio", "-o", "-H", "newc", "-R", "0:0", "--quiet", "--reproducible"], cwd=tree, input=names.encode(),
-                           stdout=out, check=True)
+        pack(tree, self.initrd)
+
+    def add_guests(self):
+        """What a dom0 with guests boots from: the lab's initramfs with the first program, the guests' kernels, and their initramfs, which has drivers besides."""
+        drivers, guest, host = self.folder / "drivers", self.folder / "guest", self.folder / "host"
+        host_files = host / "bench"
+        host_files.mkdir(parents=True)
+        run(ROOT / "guest-linux/build", drivers, "tiny")
+        run("cp", "-r", self.folder / "tree", guest)
+        for path in ("usr", "lib", "lib64", "work"):
+            shutil.rmtree(guest / path, ignore_errors=True)
+        packed = gzip.decompress((drivers / "tiny.cpio.gz").read_bytes())
+        for name in ("xen-blkfront.ko", "xen-netfront.ko"):
+            (guest / name).write_bytes(run("cpio", "-i", "--quiet", "--to-stdout", f"lib/modules/{self.release}/{name}", input=packed))
+        source = HERE / "vmm_guest"
+        pack(guest, host_files / "initrd")
+        for name, path in (("bench/vmlinux", self.kernel), ("bench/peers", self.peers), ("bench/init", guest / "init"), ("bench/host", source / "host"),
+                           ("init", source / "host-init")):
+            run("cp", path, host / name)
+        (host_files / "linux").write_text(f"{LINUX}\n", "ascii")
+        pack(host, self.folder / "host.cpio")
+        with open(self.host_initrd, "wb") as out:
+            for path in (self.base / f"initrd-{KERNEL}", self.folder / "host.cpio"):
+                out.write(path.read_bytes())
 
     def add_module(self, path):
         """The driver that passes hypercalls on, out of the lab's root."""
@@ -108,7 +164,8 @@ class Image:
         found = [name for name in re.findall(r"/([^/]+)//", release) if name.startswith(KERNEL + ".")]
         if len(found) != 1:
             raise BenchError(f"{image} does not hold the modules of one kernel {KERNEL}: {release}")
-        run("debugfs", "-R", f"dump /lib/modules/{found[0]}/kernel/drivers/xen/xen-privcmd.ko {path}", image)
+        self.release = found[0]
+        run("debugfs", "-R", f"dump /lib/modules/{self.release}/kernel/drivers/xen/xen-privcmd.ko {path}", image)
         if not path.exists() or not path.stat().st_size:
             raise BenchError(f"{image} has no xen-privcmd.ko for {found[0]}")
 
@@ -125,55 +182,76 @@ class Image:
         link = tree / "usr/bin/gcc"
         if not link.exists():
             link.symlink_to(gcc)
-        run("gcc", "-E", "-o", tree / "work/large.i", HERE / "vmm_guest/init.c")
+        run("gcc", "-E", "-D_GNU_SOURCE", "-o", tree / "work/large.i", HERE / "vmm_guest/init.c")
         (tree / "work/tiny.i").write_text("int twice(int x)\n{\n\treturn 2 * x;\n}\n", "ascii")
 
 
-def command_line(image, system, options, extra):
-    """QEMU's. options: cpu, mitigations, rows, batches."""
+def command_line(image, system, part, options, extra):
+    """QEMU's. options: cpu, mitigations, batches; part: its kind and rows."""
     for_hypervisor, for_linux = MITIGATIONS[options.mitigations]
-    linux = f"{LINUX} {for_linux} bench.batches={options.batches} bench.rows={','.join(options.rows)}"
+    linux = f"{LINUX} {for_linux} bench.batches={options.batches}"
     words = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-accel", "tcg", "-icount", "shift=0,sleep=off",
              "-smp", "1", "-cpu", options.cpu, "-rtc", "base=2026-01-01T00:00:00,clock=vm", "-monitor", "none", "-serial", "stdio",
              "-no-reboot", *extra]
+    memory, more, modules = DOM0_MIB, SPARE_MIB, [image.initrd]
+    if part.kind == "guest":
+        known = (("bench.devices", DEVICE_ROWS), ("bench.peers", PEERS_ROWS), ("bench.idle", IDLE_ROWS))
+        chosen = {name: [row for row in part.rows if row in rows] for name, rows in known}
+        chosen["bench.rows"] = [row for row in part.rows if not any(row in rows for _, rows in known)]
+        idle = [row.split("-")[1] for row in chosen["bench.idle"]]
+        chosen["bench.idle"] = idle
+        linux += "".join(f" {name}={','.join(rows)}" for name, rows in chosen.items() if rows)
+        more += GUEST_MIB + IDLE_MIB * int(idle[-1] if idle else 0)
+        modules = [image.host_initrd]
+        words += ["-drive", f"file={image.base}/root.img,format=raw,if=none,id=root,snapshot=on",
+                  "-device", "virtio-blk-pci,drive=root,iommu_platform=on,disable-legacy=on"]
+    else:
+        linux += f" bench.rows={','.join(part.rows)}"
     if system == "native":
-        return words + ["-m", str(DOM0_MIB), "-kernel", str(image.kernel), "-append", f"console=ttyS0,115200 {linux}",
+        return words + ["-m", str(memory), "-kernel", str(image.kernel), "-append", f"console=ttyS0,115200 {linux}",
                         "-initrd", str(image.initrd)]
+    kernel = f"{image.kernel} console=hvc0 {linux}".replace(",", ",,")
+    if part.kind == "alone":
+        memory, kernel, modules = ALONE_MIB, str(image.peers), []
     hypervisor = image.xen if system == "xen" else image.pagurus
-    module = f"{image.kernel} console=hvc0 {linux}".replace(",", ",,")
-    return words + ["-m", str(DOM0_MIB + SPARE_MIB), "-kernel", str(hypervisor), "-append", f"{HYPERVISOR} {for_hypervisor}",
-                    "-initrd", f"{module},{image.initrd}"]
+    return words + ["-m", str(memory + more), "-kernel", str(hypervisor), "-append", f"{HYPERVISOR.format(memory)} {for_hypervisor}",
+                    "-initrd", ",".join([kernel, *map(str, modules)])]
 
 
-def boot(image, system, options, progress, limit, name, profile=None):
-    """Boots, waits for the end, returns the Result. The console goes to NAME.log in the image's folder, the plugin's output to NAME.counts."""
-    counts = image.folder / f"{name}.counts"
-    plugin = f"file={image.plugin},out={counts}" + (f",profile={profile}" if profile else "")
-    result, lines = Result(), []
-    with open(image.folder / f"{name}.log", "w", encoding="utf-8") as log, \
-            tempfile.TemporaryFile() as errors, \
-            subprocess.Popen(command_line(image, system, options, ["-plugin", plugin]), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             stderr=errors, encoding="utf-8", errors="replace") as qemu:
-        late = threading.Timer(limit, qemu.kill)
-        late.start()
-        try:
-            for line in qemu.stdout:
-                log.write(line)
-                log.flush()
-                said = SAID.search(line)
-                if said:
-                    lines.append((said[1], said[2].split()))
-                    if said[1] in ("row", "init"):
-                        progress(system, said[2].split()[0] if said[1] == "row" else "init")
-                if said and said[1] in ("done", "failed", "failed:"):
-                    break
-            if not lines or lines[-1][0] != "done":
-                errors.seek(0)
-                raise BenchError(f"{system} did not come to its end; its console is in {log.name} {errors.read().decode(errors='replace')}")
-        finally:
-            late.cancel()
-            qemu.terminate()
-    windows = [dict(zip(COUNTS, map(int, line.split()))) for line in counts.read_text("ascii").splitlines()]
+def heard(line):
+    """[(what, words)] that a line of a console says."""
+    said, peers = SAID.search(line), PEERS_SAID.search(line)
+    if peers:
+        return [("peers", []), ("done", [])] if peers[1] == "SUCCESS" else [("failed", [])]
+    return [(said[1].rstrip(":"), said[2].split())] if said else []
+
+
+def listen(qemu, log, progress):
+    """All that a machine says until it is done or has failed."""
+    lines = []
+    for line in qemu.stdout:
+        log.write(line)
+        log.flush()
+        for what, words in heard(line):
+            lines.append((what, words))
+            if what in ("row", "init", "peers"):
+                progress(words[0] if what == "row" else what)
+        if lines and lines[-1][0] in ("done", "failed"):
+            break
+    return lines
+
+
+def understand(part, lines, windows):
+    """The Result: each window, which are in the order in which they ended, goes to who said so."""
+    result = Result()
+
+    def batches(row, count, operations, clock=0, nanoseconds=0):
+        for _ in range(count):
+            if not windows:
+                raise BenchError(f"there is no window for row {row}")
+            window = windows.pop(0)
+            result.rows[row].append(Batch(operations, clock / operations, nanoseconds / operations, {k: v / operations for k, v in window.items()}))
+
     for kind, words in lines:
         if kind == "init":
             first = windows.pop(0)
@@ -181,10 +259,31 @@ def boot(image, system, options, progress, limit, name, profile=None):
         elif kind == "skip":
             result.skipped[words[0]] = " ".join(words[1:])
         elif kind == "row":
-            row, operations, clock, nanoseconds = words[0], *map(int, words[1:])
-            window = windows.pop(0)
-            result.rows[row].append(Batch(operations, clock / operations, nanoseconds / operations,
-                                          {key: value / operations for key, value in window.items()}))
+            batches(words[0], 1, *map(int, words[1:]))
+        elif kind == "peers":
+            for row in ALONE_ROWS if part.kind == "alone" else PEERS_ROWS:
+                batches(row, PEERS_BATCHES, PEERS_OPERATIONS)
     if windows:
-        raise BenchError(f"{system}: {len(windows)} more windows than rows")
+        raise BenchError(f"{len(windows)} more windows than rows")
     return result
+
+
+def boot(image, system, part, options, progress, limit, name, profile=None):
+    """Boots, waits for the end, returns the Result. The console goes to NAME.log in the image's folder, the plugin's output to NAME.counts."""
+    counts = image.folder / f"{name}.counts"
+    plugin = f"file={image.plugin},out={counts}" + (f",profile={profile}" if profile else "")
+    with open(image.folder / f"{name}.log", "w", encoding="utf-8") as log, \
+            tempfile.TemporaryFile() as errors, \
+            subprocess.Popen(command_line(image, system, part, options, ["-plugin", plugin]), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=errors, encoding="utf-8", errors="replace") as qemu:
+        late = threading.Timer(limit, qemu.kill)
+        late.start()
+        try:
+            lines = listen(qemu, log, progress)
+            if not lines or lines[-1][0] != "done":
+                errors.seek(0)
+                raise BenchError(f"{name} did not come to its end; its console is in {log.name} {errors.read().decode(errors='replace')}")
+        finally:
+            late.cancel()
+            qemu.terminate()
+    return understand(part, lines, [dict(zip(COUNTS, map(int, line.split()))) for line in counts.read_text("ascii").splitlines()])

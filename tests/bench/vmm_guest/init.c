@@ -1,16 +1,25 @@
 // SPDX-License-Identifier: MIT
 /*
- * The only program of the machine that is measured (static, process 1): runs each row that bench.rows= on the kernel's command line names, some
- * batches of it, and says for each batch how many instructions it took by the TSC, which under `-icount shift=0` counts them. Then it says `bench: done`.
+ * The only program of the machine that is measured, or of a guest in it (static, process 1): runs each row that bench.rows= on the kernel's command line
+ * names, some batches of it, and says for each batch how many instructions it took by the TSC, which under `-icount shift=0` counts them. Then it says
+ * `bench: done` and ends the machine.
  *
  *   bench: init TSC
  *   bench: row NAME OPERATIONS TSC NANOSECONDS        for each batch
  *   bench: skip NAME WHY
  *
- * Around each batch stand marks for the plugin (counts.c).
+ * Around each batch stand marks for the plugin (counts.c). With words it does one thing of these:
+ *
+ *   exit               nothing
+ *   begin              the mark at which a window begins; another program ends it
+ *   stay               process 1 of a guest that has nothing to do
+ *   row NAME BATCHES   that row
+ *   serve              the other end of the rows of the network
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -22,11 +31,14 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "marks.h"
 
 #define PAGE	    4096ul
 #define MIB	    (1ul << 20)
@@ -58,6 +70,7 @@ static void say(const char *format, ...)
 
 static void __attribute__((noreturn)) stop(void)
 {
+	sleep(1); /* in which what was said is taken from a guest's console */
 	reboot(RB_POWER_OFF);
 	for (;;)
 		pause();
@@ -308,17 +321,21 @@ struct privcmd_hypercall { /* of Linux' ABI, include/uapi/xen/privcmd.h */
 
 static int privcmd = -1;
 
+static void load_module(const char *path)
+{
+	int fd = open(path, O_RDONLY);
+
+	must(fd >= 0 && (!syscall(SYS_finit_module, fd, "", 0) || errno == EEXIST), path);
+	close(fd);
+}
+
 static bool open_privcmd(void)
 {
-	int module;
-
 	if (access("/sys/hypervisor/type", R_OK)) {
 		say("bench: skip hypercall there is no hypervisor\n");
 		return false;
 	}
-	module = open("/xen-privcmd.ko", O_RDONLY);
-	must(module >= 0 && !syscall(SYS_finit_module, module, "", 0), "xen-privcmd.ko");
-	close(module);
+	load_module("/xen-privcmd.ko");
 	privcmd = open("/dev/xen/privcmd", O_RDWR);
 	must(privcmd >= 0, "/dev/xen/privcmd");
 	return true;
@@ -361,6 +378,126 @@ static void compute(unsigned n)
 	}
 }
 
+/* Operations are seconds. */
+static void idle(unsigned n)
+{
+	sleep(n);
+}
+
+/* ---- a guest's devices; operations are bytes ---- */
+
+#define DISK	    "/dev/xvda"
+#define CHUNK	    MIB
+#define DEVICE_SIZE (8 * MIB)
+#define PORT	    7
+#define TRIES	    600
+#define TRY_US	    100000
+
+static int disk = -1, peer = -1;
+
+static bool open_disk(void)
+{
+	load_module("/xen-blkfront.ko");
+	for (unsigned tries = 0; disk < 0 && tries < TRIES; tries++, usleep(TRY_US))
+		disk = open(DISK, O_RDWR | O_DIRECT);
+	must(disk >= 0, DISK);
+	return map_copied();
+}
+
+static void disk_read(unsigned n)
+{
+	for (unsigned at = 0; at < n; at += CHUNK)
+		must(pread(disk, to, CHUNK, at) == CHUNK, "read " DISK);
+}
+
+static void disk_write(unsigned n)
+{
+	for (unsigned at = 0; at < n; at += CHUNK)
+		must(pwrite(disk, from, CHUNK, at) == CHUNK, "write " DISK);
+}
+
+struct request {
+	uint32_t bytes, send;
+};
+
+static void transfer(int fd, bool send, uint64_t bytes)
+{
+	static char buffer[64 * 1024];
+
+	while (bytes) {
+		size_t most = bytes < sizeof(buffer) ? bytes : sizeof(buffer);
+		ssize_t n = send ? write(fd, buffer, most) : read(fd, buffer, most);
+
+		must(n > 0, "network");
+		bytes -= (uint64_t)n;
+	}
+}
+
+static struct sockaddr_in address(void)
+{
+	return (struct sockaddr_in){.sin_family = AF_INET,
+				    .sin_port = htons(PORT),
+				    .sin_addr.s_addr = inet_addr("10.0.0.1")};
+}
+
+static bool open_network(void)
+{
+	static const char *const words[] = {"/bin/busybox", "ifconfig", "eth0", "10.0.0.2", NULL};
+	struct sockaddr_in a = address();
+
+	load_module("/xen-netfront.ko");
+	for (unsigned tries = 0; access("/sys/class/net/eth0", R_OK) && tries < TRIES; tries++)
+		usleep(TRY_US);
+	run_program(words);
+	peer = socket(AF_INET, SOCK_STREAM, 0);
+	for (unsigned tries = 0; connect(peer, (struct sockaddr *)&a, sizeof(a)); tries++) {
+		must(tries < TRIES, "connect");
+		usleep(TRY_US);
+	}
+	return true;
+}
+
+static void network(unsigned n, bool send)
+{
+	struct request r = {n, !send};
+	char byte;
+
+	must(write(peer, &r, sizeof(r)) == sizeof(r), "request");
+	transfer(peer, send, n);
+	if (send)
+		must(read(peer, &byte, 1) == 1, "answer");
+}
+
+static void network_out(unsigned n)
+{
+	network(n, true);
+}
+
+static void network_in(unsigned n)
+{
+	network(n, false);
+}
+
+static void __attribute__((noreturn)) serve(void)
+{
+	struct sockaddr_in a = address();
+	int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+	struct request r;
+
+	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	must(!bind(listener, (struct sockaddr *)&a, sizeof(a)) && !listen(listener, 1), "listen");
+	for (;;) {
+		int fd = accept(listener, NULL, NULL);
+
+		while (read(fd, &r, sizeof(r)) == sizeof(r)) {
+			transfer(fd, r.send, r.bytes);
+			if (!r.send)
+				must(write(fd, "", 1) == 1, "answer");
+		}
+		close(fd);
+	}
+}
+
 static const struct row rows[] = {
 	{"getppid", 1000, 0, getppids, NULL, NULL},
 	{"read", 1000, 0, read_zero, open_zero, NULL},
@@ -377,12 +514,12 @@ static const struct row rows[] = {
 	{"shell", 20, 3, shell_loop, NULL, NULL},
 	{"tiny-cc", 10, 1, compile_tiny, have_compiler, NULL},
 	{"cc", 1, 1, compile, have_compiler, NULL},
+	{"idle", 20, 0, idle, NULL, NULL},
+	{"disk-write", DEVICE_SIZE, 0, disk_write, open_disk, NULL},
+	{"disk-read", DEVICE_SIZE, 0, disk_read, open_disk, NULL},
+	{"net-out", DEVICE_SIZE, 0, network_out, open_network, NULL},
+	{"net-in", DEVICE_SIZE, 0, network_in, open_network, NULL},
 };
-
-/* For the plugin: where a window begins and where it ends. */
-#define MARK_BEGIN() \
-	__asm__ volatile(".byte 0x0f, 0x1f, 0x84, 0x00\n\t.long 0x50410000" ::: "memory")
-#define MARK_END() __asm__ volatile(".byte 0x0f, 0x1f, 0x84, 0x00\n\t.long 0x50420000" ::: "memory")
 
 struct sample {
 	uint64_t tsc, nanoseconds;
@@ -450,6 +587,47 @@ static bool wanted(const char *line, const char *name)
 	}
 }
 
+static void open_console(void)
+{
+	int fd = open("/dev/console", O_RDWR);
+
+	if (fd < 0)
+		return;
+	dup2(fd, 0);
+	dup2(fd, 1);
+	dup2(fd, 2);
+}
+
+static void __attribute__((noreturn)) stay(void)
+{
+	mount("dev", "/dev", "devtmpfs", 0, "");
+	open_console();
+	say("bench: stays\n");
+	for (;;)
+		pause();
+}
+
+/* The kernel passes on what it does not know of its command line, too. */
+static void with_words(int argc, char **argv)
+{
+	if (!strcmp(argv[1], "begin")) {
+		MARK_BEGIN();
+		_exit(0);
+	}
+	if (!strcmp(argv[1], "exit"))
+		_exit(0);
+	if (!strcmp(argv[1], "serve"))
+		serve();
+	for (unsigned i = 0; !strcmp(argv[1], "row") && i < sizeof(rows) / sizeof(*rows); i++)
+		if (argc == 4 && !strcmp(argv[2], rows[i].name)) {
+			measure(&rows[i], (unsigned)atoi(argv[3]));
+			_exit(0);
+		}
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], "stay"))
+			stay();
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t started;
@@ -458,19 +636,14 @@ int main(int argc, char **argv)
 	unsigned batches;
 	int fd;
 
-	if (argc > 1 && !strcmp(argv[1], "exit"))
-		_exit(0);
+	if (argc > 1)
+		with_words(argc, argv);
 	MARK_END(); /* all since power-on */
 	started = tsc();
 	mount("proc", "/proc", "proc", 0, "");
 	mount("sysfs", "/sys", "sysfs", 0, "");
 	mount("dev", "/dev", "devtmpfs", 0, "");
-	fd = open("/dev/console", O_RDWR);
-	if (fd >= 0) {
-		dup2(fd, 0);
-		dup2(fd, 1);
-		dup2(fd, 2);
-	}
+	open_console();
 	say("bench: init %llu\n", (unsigned long long)started);
 	fd = open("/proc/cmdline", O_RDONLY);
 	must(fd >= 0 && read(fd, line, sizeof(line) - 1) > 0, "/proc/cmdline");
