@@ -6,6 +6,8 @@
  */
 #include "tests/guests/lib/guest.h"
 
+#include <xen/sched.h>
+
 #define IF_FLAG	   0x200ull
 #define IOPL_FLAGS 0x3000ull
 #define NT_FLAG	   0x4000ull
@@ -13,6 +15,7 @@
 #define DF_FLAG	   0x400ull
 #define ID_FLAG	   0x200000ull
 #define IN_SYSCALL 256
+#define AWAY_MS	   20
 #define PATTERN(n) (0x0101010101010101ull * (n))
 
 USER_CODE(stop, "ud2");
@@ -22,6 +25,7 @@ USER_CODE(call_kernel, "syscall; ud2");
 USER_CODE(load_es, "mov %edi, %es; ud2");
 USER_CODE(gs_selector, "xor %eax, %eax; mov %gs, %ax; ud2");
 USER_CODE(load_gs, "mov %gs:0, %rax; mov %fs:0, %rdx; ud2");
+USER_CODE(gs_everything, "xor %eax, %eax; mov %gs, %ax; mov %gs:0, %rdx; ud2");
 
 static void bad_addresses(void)
 {
@@ -205,6 +209,7 @@ static void set_ldt(void)
 		ldt_page = page_alloc();
 		ldt_page[1] = CODE64;
 		ldt_page[2] = DATA32;
+		ldt_page[4] = DATA32 | (USER_DATA >> 16) << 32;
 		/* The second page of the table is not there. */
 		CHECK_EQ("protect", protect(ldt_page, false), 0);
 	}
@@ -282,6 +287,49 @@ static void ldt_by_hypercall(void)
 	run_user(&r, 0);
 	CHECK_EQ("user's GS selector", r.rax, LDT(2));
 	hypercall2(__HYPERVISOR_set_segment_base, SEGBASE_GS_USER_SEL, 0);
+}
+
+KERNEL_CODE(load_fs, "mov %edi, %fs");
+
+/* The vCPU leaves its processor for a moment. */
+static void go_away(void)
+{
+	const struct vcpu_time_info *t = &shared_info->vcpu_info[0].time;
+	uint64_t ms = (ticks_now() - t->tsc_timestamp) / ticks_of(1);
+	struct sched_poll op = {.timeout = t->system_time + (ms + AWAY_MS) * 1000000};
+
+	CHECK_EQ("poll", hypercall2(__HYPERVISOR_sched_op, SCHEDOP_poll, VA(&op)), 0);
+}
+
+/*
+ * A kernel changes the LDT before it saves what the last program had loaded out of the old one. The processor keeps that; so does a vCPU that has to wait
+ * in between.
+ */
+static void ldt_changes(void)
+{
+	struct regs r;
+	uint16_t fs;
+
+	user_init();
+	set_ldt();
+	CHECK_EQ("GS", hypercall2(__HYPERVISOR_set_segment_base, SEGBASE_GS_USER_SEL, LDT(4)), 0);
+	CHECK(no_fault(load_fs, LDT(4)), "FS: vector %llu", (unsigned long long)caught.vector);
+	*(uint64_t *)USER_DATA = PATTERN(3);
+	CHECK_EQ("no LDT", mmuext(MMUEXT_SET_LDT, 0, 0), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		go_away();
+		__asm__ volatile("mov %%fs, %0" : "=r"(fs));
+		CHECK_EQ("the kernel's FS selector", fs, LDT(4));
+		r = user_regs(USER_CODE_AT(gs_everything));
+		run_user(&r, 0);
+		CHECK_EQ("vector", r.vector, 6);
+		CHECK_EQ("user's GS selector", r.rax, LDT(4));
+		CHECK_EQ("what is there", r.rdx, PATTERN(3));
+		/* The page is not mapped yet when the selector is loaded again. */
+		set_ldt();
+	}
+	hypercall2(__HYPERVISOR_set_segment_base, SEGBASE_GS_USER_SEL, 0);
+	no_fault(load_fs, 0);
 }
 
 static void ldt_misuse(void)
@@ -385,6 +433,7 @@ const struct part parts[] = {{"bad-addresses", bad_addresses},
 			     {"ldt-by-iret", ldt_by_iret},
 			     {"ldt-by-program", ldt_by_program},
 			     {"ldt-by-hypercall", ldt_by_hypercall},
+			     {"ldt-changes", ldt_changes},
 			     {"ldt-misuse", ldt_misuse},
 			     {"bad-descriptors", bad_descriptors},
 			     {"raised-descriptors", raised_descriptors},

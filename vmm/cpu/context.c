@@ -29,13 +29,18 @@ static void save_selectors(struct cpu_user_regs *r)
 	__asm__ volatile("mov %%gs, %0" : "=m"(r->gs));
 }
 
-/* Selectors first: loading one changes its base. One that cannot be loaded any more becomes null. */
+/*
+ * Selectors first: loading one changes its base. One that cannot be loaded any more becomes null; but a kernel changes its LDT while FS and GS still have what
+ * the last program took out of the old one, and saves that later.
+ */
 static void load_segments(const struct vcpu *v)
 {
 	load_selector_ds(v->regs.ds);
 	load_selector_es(v->regs.es);
-	load_selector_fs(v->regs.fs);
-	load_selector_gs(v->regs.gs);
+	if (load_selector_fs(v->regs.fs))
+		desc_load_lost(v->regs.fs, false);
+	if (load_selector_gs(v->regs.gs))
+		desc_load_lost(v->regs.gs, true);
 	wrmsr(MSR_FS_BASE, v->fs_base);
 	wrmsr(MSR_GS_BASE, v->kernel_mode ? v->gs_base_kernel : v->gs_base_user);
 	wrmsr(MSR_KERNEL_GS_BASE, v->kernel_mode ? v->gs_base_user : v->gs_base_kernel);

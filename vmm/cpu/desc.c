@@ -187,17 +187,21 @@ void desc_init_cpu(void)
 	wrmsr_safe(0x174, 0);
 }
 
+static void lldt(bool any, uint64_t base, uint32_t limit)
+{
+	if (any)
+		set_system_descriptor(own_page[this_cpu()->id], SEL_LDT, base, limit, 2);
+	__asm__ volatile("lldt %w0" ::"r"(any ? SEL_LDT : 0));
+}
+
 static void load_ldt(const struct vcpu *v)
 {
-	unsigned cpu = this_cpu()->id, entries = v ? v->ldt_entries : 0;
+	unsigned entries = v ? v->ldt_entries : 0;
 
 	for (unsigned i = 0; i < LDT_PAGES; i++)
 		map_window(WINDOW_LDT + i * (unsigned)PAGE_SIZE,
 			   v && entries ? v->ldt[i] : MFN_NONE, WINDOW_RW);
-	if (entries)
-		set_system_descriptor(own_page[cpu], SEL_LDT, window(cpu, WINDOW_LDT),
-				      entries * 8 - 1, 2);
-	__asm__ volatile("lldt %w0" ::"r"(entries ? SEL_LDT : 0));
+	lldt(entries, window(this_cpu()->id, WINDOW_LDT), entries * 8 - 1);
 }
 
 void desc_load(const struct vcpu *v)
@@ -216,6 +220,20 @@ void desc_load(const struct vcpu *v)
 		load_ldt(v);
 		ldt_used[cpu] = v && v->ldt_entries;
 	}
+}
+
+void desc_load_lost(unsigned selector, bool gs)
+{
+	static const uint64_t flat = 0x00cff3000000ffff; /* accessed: nobody writes to it */
+
+	if (!(selector & SELECTOR_LDT))
+		return;
+	lldt(true, (uint64_t)&flat - (selector & 0xfff8), selector | 7);
+	if (gs)
+		load_selector_gs(selector);
+	else
+		load_selector_fs(selector);
+	load_ldt(current);
 }
 
 bool desc_ldt_fault(struct vcpu *v, uint64_t offset)

@@ -12,6 +12,7 @@
 #define SEL_TSS	     0xe040
 #define SEL_LDT	     0xe050
 #define GDT_BYTES    0xe060
+#define SELECTOR_LDT 4 /* it is one of the LDT */
 
 /* Number of the "vector" in a frame that comes from SYSCALL. */
 #define ENTRY_SYSCALL 0x100
@@ -25,6 +26,8 @@ void desc_init_cpu(void);
 void desc_load(const struct vcpu *v);
 /* A selector of the LDT is used, by the guest or for it: map the page that has it. False: there is none, or it is mapped. Interrupts are on. */
 bool desc_ldt_fault(struct vcpu *v, uint64_t offset);
+/* Load FS or GS with a selector of the LDT that cannot be loaded as things are: it is flat data of ring 3. The vCPU is current. */
+void desc_load_lost(unsigned selector, bool gs);
 /* Give up all LDT pages of the vCPU, which is current or does not run. */
 void desc_ldt_drop(struct vcpu *v);
 #endif

@@ -106,11 +106,8 @@ int policy_rdmsr(struct vcpu *v, uint32_t msr, uint64_t *value)
 		return 0;
 	case MSR_FS_BASE:
 	case MSR_GS_BASE:
-		*value = rdmsr(msr);
-		return 0;
 	case MSR_KERNEL_GS_BASE:
-		/* The one that is not in use: the caller is the kernel. */
-		*value = v->gs_base_user;
+		*value = rdmsr(msr);
 		return 0;
 	case MSR_EFER:
 		*value = rdmsr(MSR_EFER) & EFER_VISIBLE;

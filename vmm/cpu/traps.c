@@ -79,7 +79,6 @@ _Static_assert(offsetof(struct vcpu_info, arch.cr2) == INFO_CR2, "entry.S");
 #define MC_STATUS_ADDRESS (1ull << 58)
 
 #define ERROR_IDT	   2u /* an error code's selector is an index of the IDT */
-#define SELECTOR_LDT	   4u
 #define RFLAGS_GUEST_CLEAR (EFLAGS_TF | EFLAGS_VM | EFLAGS_RF | EFLAGS_NT | EFLAGS_IOPL)
 
 void trap_from_guest(struct cpu_user_regs *regs);

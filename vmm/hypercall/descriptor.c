@@ -16,8 +16,7 @@
 #include "vmm/mm/access.h"
 #include "vmm/mm/page_type.h"
 
-#define NR_VECTORS   256u
-#define SELECTOR_LDT 4u
+#define NR_VECTORS 256u
 
 long do_set_trap_table(arg_t traps)
 {
@@ -153,17 +152,13 @@ long do_set_segment_base(arg_t which, arg_t base)
 	case SEGBASE_GS_KERNEL:
 		wrmsr(MSR_GS_BASE, base);
 		return 0;
-	case SEGBASE_GS_USER_SEL: {
-		uint64_t kernel = rdmsr(MSR_GS_BASE);
-
+	case SEGBASE_GS_USER_SEL:
 		if (base & SELECTOR_LDT)
 			desc_ldt_fault(v, base & 0xfff8);
+		__asm__ volatile("swapgs" ::: "memory");
 		load_selector_gs((unsigned)base & 0xffff);
-		wrmsr(MSR_KERNEL_GS_BASE, rdmsr(MSR_GS_BASE));
-		wrmsr(MSR_GS_BASE, kernel);
-		v->gs_base_kernel = kernel;
+		__asm__ volatile("swapgs" ::: "memory");
 		return 0;
-	}
 	default:
 		return -EINVAL;
 	}
