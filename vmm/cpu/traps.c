@@ -284,10 +284,10 @@ static void deliver_nmi(struct cpu_user_regs *regs)
 	struct vcpu *v = current;
 
 	WRITE_ONCE(v->nmi_pending, false);
-	if (!v->nmi_entry)
+	if (!v->trap[TRAP_NMI].address)
 		return;
 	v->nmi_masked = true;
-	if (!push_frame(regs, v->nmi_entry, false, 0, true))
+	if (!push_frame(regs, v->trap[TRAP_NMI].address, false, 0, true))
 		crash_unwritable("an NMI");
 }
 
@@ -481,7 +481,7 @@ void nmi_run(void)
 	struct vcpu *v = dom0 ? dom0->vcpu[0] : NULL;
 	uint8_t port = inb(PORT_B), mask = (uint8_t)((port & PORT_B_CAUSES) >> 4);
 	uint64_t reason = 0;
-	bool taken = v && v->nmi_entry;
+	bool taken = v && v->trap[TRAP_NMI].address;
 
 	if (this_cpu()->id)
 		return;

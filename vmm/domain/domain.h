@@ -80,7 +80,6 @@ struct vcpu {
 	uint64_t callback, failsafe, syscall32_entry, sysenter_entry;
 	bool syscall32_disables_events, sysenter_disables_events;
 	bool failsafe_disables_events;
-	uint64_t nmi_entry;
 	uint16_t kernel_ss;
 	uint64_t debugreg[8];
 	guest_va_t iobmp;

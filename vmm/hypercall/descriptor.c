@@ -17,6 +17,7 @@
 #include "vmm/mm/page_type.h"
 
 #define NR_VECTORS 256u
+#define TI_IF	   4
 
 long do_set_trap_table(arg_t traps)
 {
@@ -279,7 +280,8 @@ static int register_callback(const struct callback_register *c)
 		v->sysenter_disables_events = mask;
 		return 0;
 	case CALLBACKTYPE_nmi:
-		v->nmi_entry = c->address;
+		v->trap[TRAP_NMI] = (struct trap_handler){
+			.address = c->address, .cs = SEL_RING3_64, .flags = TI_IF};
 		return 0;
 	default:
 		return -ENOSYS;
@@ -301,7 +303,7 @@ long do_callback_op(arg_t command, arg_t arg)
 			return -EFAULT;
 		if (drop.type != CALLBACKTYPE_nmi)
 			return -EINVAL;
-		current->nmi_entry = 0;
+		current->trap[TRAP_NMI].address = 0;
 		return 0;
 	default:
 		return -ENOSYS;
@@ -319,7 +321,8 @@ long do_nmi_op(arg_t command, arg_t arg)
 		return -EFAULT;
 	if (!guest_address_ok(c.handler_address))
 		return -EINVAL;
-	current->nmi_entry = c.handler_address;
+	current->trap[TRAP_NMI] = (struct trap_handler){
+		.address = c.handler_address, .cs = SEL_RING3_64, .flags = TI_IF};
 	return 0;
 }
 
