@@ -90,7 +90,7 @@ static const uint8_t *get_table(uint64_t maddr, uint32_t *bytes)
 
 /* ---- MADT: processors and interrupt controllers ---- */
 
-enum { MADT_CPU = 0, MADT_IOAPIC = 1, MADT_OVERRIDE = 2, MADT_LAPIC_ADDRESS = 5, MADT_X2APIC = 9 };
+enum { MADT_CPU = 0, MADT_IOAPIC = 1, MADT_OVERRIDE = 2, MADT_X2APIC = 9 };
 
 static void add_cpu(uint32_t apic_id, uint32_t acpi_id, uint32_t flags)
 {
@@ -117,7 +117,6 @@ static void add_ioapic(const uint8_t *p)
 		log_warning("ACPI: an I/O APIC is ignored: too many");
 		return;
 	}
-	acpi.ioapic[acpi.nr_ioapics].id = p[2];
 	acpi.ioapic[acpi.nr_ioapics].address = load32(p + 4);
 	acpi.ioapic[acpi.nr_ioapics++].gsi_base = load32(p + 8);
 }
@@ -131,7 +130,6 @@ static void add_override(const uint8_t *p)
 		log_warning("ACPI: an interrupt override is ignored: too many");
 		return;
 	}
-	acpi.override[acpi.nr_overrides].irq = p[3];
 	acpi.override[acpi.nr_overrides].gsi = load32(p + 4);
 	acpi.override[acpi.nr_overrides].active_low = (flags & 3) == 3;
 	acpi.override[acpi.nr_overrides++].level = (flags >> 2 & 3) == 3;
@@ -139,15 +137,13 @@ static void add_override(const uint8_t *p)
 
 /* The length that an entry of this type must have to be read; of all others only type and length are. */
 static const uint8_t madt_entry_bytes[256] = {
-	[MADT_CPU] = 8,	    [MADT_IOAPIC] = 12, [MADT_OVERRIDE] = 10, [MADT_LAPIC_ADDRESS] = 12,
-	[MADT_X2APIC] = 16,
+	[MADT_CPU] = 8, [MADT_IOAPIC] = 12, [MADT_OVERRIDE] = 10, [MADT_X2APIC] = 16,
 };
 
 static void parse_madt(const uint8_t *table, uint32_t bytes)
 {
 	if (bytes < 44)
 		return;
-	acpi.lapic_address = load32(table + 36);
 	for (uint32_t at = 44; at + 2 <= bytes;) {
 		const uint8_t *p = table + at;
 		uint8_t size = p[1];
@@ -169,9 +165,6 @@ static void parse_madt(const uint8_t *table, uint32_t bytes)
 		case MADT_OVERRIDE:
 			add_override(p);
 			break;
-		case MADT_LAPIC_ADDRESS:
-			acpi.lapic_address = load64(p + 4);
-			break;
 		default:
 			break;
 		}
@@ -181,10 +174,9 @@ static void parse_madt(const uint8_t *table, uint32_t bytes)
 
 /* ---- FADT: power, timer, what a PC has ---- */
 
-#define FADT_TIMER_32BIT (1u << 8)
-#define FADT_HAS_RESET	 (1u << 10)
-#define SPACE_MEMORY	 0
-#define SPACE_IO	 1
+#define FADT_HAS_RESET (1u << 10)
+#define SPACE_MEMORY   0
+#define SPACE_IO       1
 
 /* An I/O port from the extended field (a generic address), or from the old 32-bit one. */
 static uint32_t fadt_port(const uint8_t *table, uint32_t bytes, unsigned old_at, unsigned new_at)
@@ -206,7 +198,6 @@ static void parse_fadt(const uint8_t *table, uint32_t bytes)
 	acpi.pm1a_control = (uint16_t)fadt_port(table, bytes, 64, 172);
 	acpi.pm1b_control = (uint16_t)fadt_port(table, bytes, 68, 184);
 	acpi.pm_timer_port = (uint16_t)fadt_port(table, bytes, 76, 208);
-	acpi.pm_timer_32bit = flags & FADT_TIMER_32BIT;
 	acpi.rtc_century = table[108];
 	/* Before revision 3 the flags about a PC's devices were not there, and every machine was one. */
 	acpi.legacy_devices = table[8] < 3 || load16(table + 109) & 1;
@@ -219,26 +210,12 @@ static void parse_fadt(const uint8_t *table, uint32_t bytes)
 	}
 }
 
-/* ---- HPET, MCFG ---- */
+/* ---- HPET ---- */
 
 static void parse_hpet(const uint8_t *table, uint32_t bytes)
 {
 	if (bytes >= 52 && table[40] == SPACE_MEMORY && !acpi.hpet_address)
 		acpi.hpet_address = load64(table + 44);
-}
-
-static void parse_mcfg(const uint8_t *table, uint32_t bytes)
-{
-	for (uint32_t at = 44; at + 16 <= bytes; at += 16) {
-		if (acpi.nr_mcfg == ARRAY_SIZE(acpi.mcfg)) {
-			log_warning("ACPI: an MCFG entry is ignored: too many");
-			return;
-		}
-		acpi.mcfg[acpi.nr_mcfg].address = load64(table + at);
-		acpi.mcfg[acpi.nr_mcfg].segment = load16(table + at + 8);
-		acpi.mcfg[acpi.nr_mcfg].first_bus = table[at + 10];
-		acpi.mcfg[acpi.nr_mcfg++].last_bus = table[at + 11];
-	}
 }
 
 static void parse_table(uint64_t maddr)
@@ -247,8 +224,7 @@ static void parse_table(uint64_t maddr)
 	uint32_t bytes;
 
 	/* Of the others not even the checksum is our business. */
-	if (!p || (memcmp(p, "APIC", 4) && memcmp(p, "FACP", 4) && memcmp(p, "HPET", 4) &&
-		   memcmp(p, "MCFG", 4)))
+	if (!p || (memcmp(p, "APIC", 4) && memcmp(p, "FACP", 4) && memcmp(p, "HPET", 4)))
 		return;
 	p = get_table(maddr, &bytes);
 	if (!p)
@@ -257,10 +233,8 @@ static void parse_table(uint64_t maddr)
 		parse_madt(p, bytes);
 	else if (p[0] == 'F')
 		parse_fadt(p, bytes);
-	else if (p[0] == 'H')
-		parse_hpet(p, bytes);
 	else
-		parse_mcfg(p, bytes);
+		parse_hpet(p, bytes);
 }
 
 /* The tables that the RSDT (4-byte entries) or XSDT (8) names. False: it cannot be read. */

@@ -12,7 +12,6 @@
 struct acpi_info {
 	bool found;
 	uint64_t rsdp; /* machine address, 0: only the loader's copy is known */
-	uint64_t lapic_address;
 	unsigned nr_cpus;
 	struct {
 		uint32_t apic_id, acpi_id;
@@ -20,25 +19,16 @@ struct acpi_info {
 	} cpu[MAX_CPUS * 2];
 	unsigned nr_ioapics;
 	struct {
-		uint8_t id;
 		uint64_t address;
 		uint32_t gsi_base;
 	} ioapic[ACPI_IOAPICS_MAX];
 	unsigned nr_overrides;
 	struct {
-		uint8_t irq;
 		uint32_t gsi;
 		bool level, active_low;
 	} override[ACPI_OVERRIDES_MAX];
 	uint32_t pm_timer_port; /* 0: none */
-	bool pm_timer_32bit;
 	uint64_t hpet_address;
-	unsigned nr_mcfg;
-	struct {
-		uint64_t address;
-		uint16_t segment;
-		uint8_t first_bus, last_bus;
-	} mcfg[8];
 	/* for reset and power-off when dom0 cannot */
 	uint16_t pm1a_control, pm1b_control;
 	bool has_reset;
@@ -49,7 +39,7 @@ struct acpi_info {
 };
 extern struct acpi_info acpi;
 
-/* Parse RSDP (0: the boot loader's copy, else search for it), XSDT or RSDT, MADT, FADT, HPET, MCFG. Every length is checked; what is broken is named and ignored. */
+/* Parse RSDP (0: the boot loader's copy, else search for it), XSDT or RSDT, MADT, FADT, HPET. Every length is checked; what is broken is named and ignored. */
 void acpi_init(uint64_t rsdp);
 
 #endif
