@@ -104,9 +104,8 @@ void domain_put(struct domain *d)
 	CHECK(d != NULL);
 }
 
-int irq_guest_bind(struct domain *d, unsigned irq, bool share)
+int irq_guest_bind(struct domain *d, unsigned irq)
 {
-	(void)share;
 	CHECK(!spin_is_locked(&d->events->lock));
 	CHECK(irq < NR_IRQS);
 	if (refuse_irq)

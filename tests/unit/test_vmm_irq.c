@@ -117,7 +117,7 @@ static void fresh(void)
 static void edge_is_acknowledged_and_sent(void)
 {
 	fresh();
-	CHECK_EQ(irq_guest_bind(&me, EDGE_GSI, false), 0);
+	CHECK_EQ(irq_guest_bind(&me, EDGE_GSI), 0);
 	CHECK(!masked[EDGE_GSI]);
 	CHECK_EQ(cpu_of[EDGE_GSI], 10);
 	irq_dispatch(vector_of[EDGE_GSI]);
@@ -132,7 +132,7 @@ static void level_is_masked_until_the_guest_is_done(void)
 {
 	fresh();
 	CHECK(irq_needs_eoi(LEVEL_GSI));
-	CHECK_EQ(irq_guest_bind(&me, LEVEL_GSI, true), 0);
+	CHECK_EQ(irq_guest_bind(&me, LEVEL_GSI), 0);
 	CHECK(!masked[LEVEL_GSI]);
 	irq_dispatch(vector_of[LEVEL_GSI]);
 	CHECK_EQ(sent, 1);
@@ -154,7 +154,7 @@ static void level_is_masked_until_the_guest_is_done(void)
 static void unbinding_masks_and_forgets_what_was_owed(void)
 {
 	fresh();
-	CHECK_EQ(irq_guest_bind(&me, LEVEL_GSI, true), 0);
+	CHECK_EQ(irq_guest_bind(&me, LEVEL_GSI), 0);
 	irq_dispatch(vector_of[LEVEL_GSI]);
 	irq_guest_unbind(&other, LEVEL_GSI);
 	CHECK(irq_bound(LEVEL_GSI));
@@ -165,7 +165,7 @@ static void unbinding_masks_and_forgets_what_was_owed(void)
 	irq_dispatch(vector_of[LEVEL_GSI]); /* was on its way */
 	CHECK_EQ(sent, 1);
 	CHECK_EQ(acknowledged, 2);
-	CHECK_EQ(irq_guest_bind(&me, LEVEL_GSI, true), 0);
+	CHECK_EQ(irq_guest_bind(&me, LEVEL_GSI), 0);
 	CHECK(!masked[LEVEL_GSI]);
 	irq_guest_unbind(&me, NR_IRQS);
 }
@@ -173,14 +173,14 @@ static void unbinding_masks_and_forgets_what_was_owed(void)
 static void binding_has_conditions(void)
 {
 	fresh();
-	CHECK_EQ(irq_guest_bind(&me, NR_IRQS, false), -EINVAL);
-	CHECK_EQ(irq_guest_bind(&other, LEVEL_GSI, false), -EPERM);
-	CHECK_EQ(irq_guest_bind(&other, EDGE_GSI, false), 0);
-	CHECK_EQ(irq_guest_bind(&me, EDGE_GSI, true), -EBUSY);
+	CHECK_EQ(irq_guest_bind(&me, NR_IRQS), -EINVAL);
+	CHECK_EQ(irq_guest_bind(&other, LEVEL_GSI), -EPERM);
+	CHECK_EQ(irq_guest_bind(&other, EDGE_GSI), 0);
+	CHECK_EQ(irq_guest_bind(&me, EDGE_GSI), -EBUSY);
 	msi_there = false;
-	CHECK_EQ(irq_guest_bind(&me, MSI, false), -EINVAL);
+	CHECK_EQ(irq_guest_bind(&me, MSI), -EINVAL);
 	msi_there = true;
-	CHECK_EQ(irq_guest_bind(&me, MSI, false), 0);
+	CHECK_EQ(irq_guest_bind(&me, MSI), 0);
 	irq_set_cpu(MSI, 3); /* not online */
 	CHECK_EQ(cpu_of[MSI], 10);
 }
@@ -215,7 +215,7 @@ static void vectors_are_used_once_and_again(void)
 static void a_storm_is_held_back(void)
 {
 	fresh();
-	CHECK_EQ(irq_guest_bind(&me, MSI, false), 0);
+	CHECK_EQ(irq_guest_bind(&me, MSI), 0);
 	/* Many, but over a long time: none of our business. */
 	for (unsigned i = 0; i < 3 * STORM_COUNT; i++) {
 		now += 2 * STORM_NS / STORM_COUNT;

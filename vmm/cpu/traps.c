@@ -523,9 +523,8 @@ static void machine_check(void)
 	}
 }
 
-static void interrupt(struct cpu_user_regs *regs, unsigned vector)
+static void interrupt(unsigned vector)
 {
-	(void)regs;
 	this_cpu()->irq_count++;
 	switch (vector) {
 	case VECTOR_TIMER:
@@ -556,7 +555,7 @@ void trap_from_guest(struct cpu_user_regs *regs)
 	uint64_t cr2;
 
 	if (vector >= 32) {
-		interrupt(regs, vector);
+		interrupt(vector);
 		return;
 	}
 	cr2 = read_cr2();
@@ -623,7 +622,7 @@ void trap_from_hypervisor(struct cpu_user_regs *regs)
 	uint64_t to;
 
 	if (vector >= 32) {
-		interrupt(regs, vector);
+		interrupt(vector);
 		return;
 	}
 	if (regs->rip == (uint64_t)guest_iret)

@@ -117,7 +117,6 @@ int domain_create(domid_t id, bool privileged, int grant_frames, int maptrack_fr
 	d->pause_count = 1;
 	d->pages_first = d->pages_last = FRAME_NONE;
 	d->pages_max = privileged ? ~0ull >> PAGE_SHIFT : 0;
-	d->created_ns = time_now();
 	d->tsc_khz = time_tsc_khz();
 	sched_set_share(d, 256, 0);
 	rc = events_create(d);

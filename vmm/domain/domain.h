@@ -160,7 +160,6 @@ struct domain {
 	struct rangeset io_ports, io_frames, irqs; /* what it may use */
 	unsigned weight, cap;
 	int64_t time_offset; /* seconds */
-	uint64_t created_ns;
 	uint64_t tsc_khz;
 	struct timer watchdog[2]; /* SCHEDOP_watchdog, hypercall/sched_op.h */
 };

@@ -61,10 +61,6 @@ static void take_note(struct elf_kernel *k, uint32_t type, const uint8_t *data, 
 	case XEN_ELFNOTE_GUEST_OS:
 		text(k->guest_os, sizeof(k->guest_os), data, bytes);
 		break;
-	case XEN_ELFNOTE_SUPPORTED_FEATURES:
-		k->features = (uint32_t)number(data, bytes);
-		k->features_given = true;
-		break;
 	default:
 		break;
 	}

@@ -20,8 +20,6 @@ struct elf_kernel {
 	uint64_t virt_base, paddr_offset, entry, hypercall_page, init_p2m;
 	bool hypercall_page_given, init_p2m_given, mod_start_pfn;
 	char guest_os[32];
-	bool features_given;
-	uint32_t features; /* submap 0 that the kernel supports */
 };
 
 /* 0; -EINVAL with *why (a phrase for "the kernel ..."): not an ELF file for x86-64, damaged, no PV kernel. */

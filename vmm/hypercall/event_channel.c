@@ -416,7 +416,7 @@ static long bind_pirq(struct domain *d, struct evtchn_bind_pirq *op)
 		return port;
 	/* The first interrupt may come before irq_guest_bind returns. */
 	WRITE_ONCE(d->events->pirq_port[op->pirq], (uint16_t)port);
-	rc = irq_guest_bind(d, op->pirq, op->flags & BIND_PIRQ__WILL_SHARE);
+	rc = irq_guest_bind(d, op->pirq);
 	if (rc) {
 		flags = spin_lock_irq(&d->events->lock);
 		d->events->pirq_port[op->pirq] = 0;

@@ -65,7 +65,6 @@ static int map_msi(const struct physdev_map_pirq *op)
 		.devfn = (uint8_t)op->devfn,
 		.entry = (uint16_t)op->entry_nr,
 		.table_base = op->table_base,
-		.count = 1,
 	};
 
 	if ((uint32_t)op->entry_nr > UINT16_MAX || (uint32_t)op->devfn > UINT8_MAX)

@@ -130,15 +130,13 @@ bool irq_bound(unsigned irq)
 	return irq < NR_IRQS && READ_ONCE(irqs[irq].domain);
 }
 
-int irq_guest_bind(struct domain *d, unsigned irq, bool share)
+int irq_guest_bind(struct domain *d, unsigned irq)
 {
 	int vector = irq_vector(irq);
 	struct irq *i;
 	uint64_t flags;
 	int rc = 0;
 
-	/* Sharing is among the devices of one domain, whose kernel sorts that out; there is no other owner of devices. */
-	(void)share;
 	if (vector < 0)
 		return vector;
 	if (!d->privileged && !rangeset_contains(&d->irqs, irq, irq))

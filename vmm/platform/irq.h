@@ -56,7 +56,6 @@ struct msi_request {
 	uint8_t bus, devfn;
 	uint16_t entry;	     /* of the MSI-X table */
 	uint64_t table_base; /* MSI-X: 0 for MSI */
-	unsigned count;	     /* of vectors: 1 */
 };
 /* Give the device a vector and program its capability. Returns the irq, >= nr_gsis, or negative. */
 int msi_map(const struct msi_request *r);
@@ -65,8 +64,11 @@ int msi_unmap(unsigned irq);
 int msi_restore(uint16_t segment, uint8_t bus, uint8_t devfn);
 
 /* ---- the way to a guest ---- */
-/* The domain gets the irq as an event on its pirq; 0, -EBUSY, -EINVAL. share: a level-triggered one that others use as well. */
-int irq_guest_bind(struct domain *d, unsigned irq, bool share);
+/*
+ * The domain gets the irq as an event on its pirq; 0, -EBUSY, -EINVAL. Sharing is among the devices of one domain, whose kernel sorts that out; there is no
+ * other owner of devices.
+ */
+int irq_guest_bind(struct domain *d, unsigned irq);
 void irq_guest_unbind(struct domain *d, unsigned irq);
 /* The guest has dealt with it. */
 void irq_guest_eoi(struct domain *d, unsigned irq);

@@ -236,7 +236,7 @@ int msi_map(const struct msi_request *r)
 	int rc;
 
 	/* Segments besides the first are reached by memory only (MCFG), which few machines need. */
-	if (r->segment || r->count != 1)
+	if (r->segment)
 		return -EOPNOTSUPP;
 	spin_lock(&lock);
 	rc = map_locked(r);
