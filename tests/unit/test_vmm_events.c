@@ -42,12 +42,6 @@ static bool interrupt_soon;
 
 /* ---- surroundings ---- */
 
-void log_print(enum log_level level, const char *format, ...)
-{
-	(void)level;
-	(void)format;
-}
-
 void *heap_zalloc(size_t bytes)
 {
 	return calloc(1, bytes);

@@ -66,7 +66,6 @@ struct pcpu {
 	uint8_t tables; /* which address space is loaded, and which need no flush when they are: mm/tlb.c */
 	uint8_t fresh;
 	uint64_t last_tag; /* of the last vCPU that was no idle one */
-	uint64_t nmi_count, irq_count;
 };
 
 /* The page behind a CPU's stack. */

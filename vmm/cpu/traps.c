@@ -455,7 +455,6 @@ static void note_nmi(void)
 {
 	while (READ_ONCE(stopping))
 		__asm__ volatile("cli; hlt");
-	this_cpu()->nmi_count++;
 	raise_soft(this_cpu(), SOFT_NMI);
 }
 
@@ -525,7 +524,6 @@ static void machine_check(void)
 
 static void interrupt(unsigned vector)
 {
-	this_cpu()->irq_count++;
 	switch (vector) {
 	case VECTOR_TIMER:
 		apic_eoi();

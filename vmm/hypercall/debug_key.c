@@ -3,12 +3,10 @@
 
 #include "vmm/boot/boot.h"
 #include "vmm/domain/domain.h"
-#include "vmm/hypercall/event_channel.h"
 #include "vmm/hypercall/grant_table.h"
 #include "vmm/lib/print.h"
 #include "vmm/mm/audit.h"
 #include "vmm/mm/heap.h"
-#include "vmm/platform/irq.h"
 #include "vmm/platform/power.h"
 #include "vmm/platform/time.h"
 #include "vmm/sched/sched.h"
@@ -17,22 +15,7 @@
 static void help(void)
 {
 	log_info(
-		"Debug keys: a audit frames, c CPUs, d registers, e events, f fail allocations, g grants, h this, i interrupts, m memory, q domains, r run queues, R restart at once, t time and timers");
-}
-
-static void cpus(void)
-{
-	for (unsigned i = 0; i < MAX_CPUS; i++) {
-		const struct pcpu *c = &pcpus[i];
-		struct vcpu_runstate_info idle;
-
-		if (!c->online || !c->idle)
-			continue;
-		vcpu_runstate(c->idle, &idle);
-		log_info("CPU %u: APIC %u, idle %lu ms, %lu interrupts, %lu NMIs, pending 0x%x", i,
-			 c->apic_id, idle.time[RUNSTATE_running] / 1000000, c->irq_count,
-			 c->nmi_count, c->pending);
-	}
+		"Debug keys: a audit frames, d registers, f fail allocations, g grants, h this, m memory, q domains, r run queues, R restart at once, t time and timers");
 }
 
 /* Those of vCPUs that do not run, and of the one that asks; what another CPU's has changes under our eyes. */
@@ -85,8 +68,6 @@ static void each_domain(char key)
 			continue;
 		if (key == 'd')
 			registers(d);
-		else if (key == 'e')
-			events_dump(d);
 		else if (key == 'g')
 			grants_dump(d);
 		else
@@ -122,20 +103,13 @@ void debug_key(char key)
 	case 'a':
 		audit_frames();
 		break;
-	case 'c':
-		cpus();
-		break;
 	case 'd':
-	case 'e':
 	case 'g':
 	case 'q':
 		each_domain(key);
 		break;
 	case 'h':
 		help();
-		break;
-	case 'i':
-		irq_dump();
 		break;
 	case 'm':
 		log_info("Memory: %lu of %lu pages are free", heap_free_frames(),

@@ -4,7 +4,6 @@
 
 #include "vmm/hypercall/event_internal.h"
 #include "vmm/hypercall/hypercall.h"
-#include "vmm/lib/print.h"
 #include "vmm/mm/access.h"
 #include "vmm/mm/heap.h"
 #include "vmm/platform/irq.h"
@@ -692,23 +691,4 @@ long do_event_channel_op(arg_t command, arg_t arg)
 		return -EFAULT;
 	rc = perform(command, &op);
 	return !rc && known[i].answers ? copy_to_guest(GUEST_VA(arg), &op, bytes) : rc;
-}
-
-void events_dump(struct domain *d)
-{
-	static const char *const names[] = {"closed", "unbound", "interdomain",
-					    "pirq",   "virq",	 "ipi"};
-
-	log_info("Events of domain %u, %s:", d->id, d->events->fifo ? "FIFO" : "two-level");
-	for (uint32_t port = 1; port < d->events->limit; port++) {
-		struct evtchn *c = evtchn_of(d, port);
-		bool masked;
-
-		if (!c || c->state == EVTCHNSTAT_closed)
-			continue;
-		masked = d->events->fifo ? fifo_is_masked(d, port)
-					 : bit_test(d->shared_info->evtchn_mask, port);
-		log_info("  %4u %s %u, v%u%s%s", port, names[c->state], c->number, c->vcpu,
-			 is_pending(d, port, c) ? ", pending" : "", masked ? ", masked" : "");
-	}
 }

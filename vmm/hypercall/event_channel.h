@@ -32,7 +32,5 @@ bool evtchn_port_pending(struct domain *d, uint32_t port);
 void events_set_polling(struct vcpu *v, bool polls);
 /* The frames of the domain that its events hold, typed writable: the i-th, or NULL in *f where there is none. False: there are no more. */
 bool events_frame(struct domain *d, unsigned i, struct frame **f);
-/* Debug key. */
-void events_dump(struct domain *d);
 
 #endif

@@ -133,26 +133,15 @@ void fifo_clear_pending(struct domain *d, uint32_t port, struct evtchn *c)
 	spin_unlock_irq(&f->lock, flags);
 }
 
-/* A port's word, 0 when it has none yet. */
-static event_word_t word_read(struct domain *d, uint32_t port)
+bool fifo_is_pending(struct domain *d, uint32_t port, const struct evtchn *c)
 {
 	struct fifo_state *f = d->events->fifo;
 	uint64_t flags = spin_lock_irq(&f->lock);
 	event_word_t *word = word_of(f, port);
-	event_word_t value = word ? READ_ONCE(*word) : 0;
+	bool pending = c->pending || (word && READ_ONCE(*word) & PENDING);
 
 	spin_unlock_irq(&f->lock, flags);
-	return value;
-}
-
-bool fifo_is_pending(struct domain *d, uint32_t port, const struct evtchn *c)
-{
-	return c->pending || word_read(d, port) & PENDING;
-}
-
-bool fifo_is_masked(struct domain *d, uint32_t port)
-{
-	return word_read(d, port) & MASKED;
+	return pending;
 }
 
 /* ---- setting up; the binding lock is held ---- */

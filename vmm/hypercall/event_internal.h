@@ -69,6 +69,5 @@ void fifo_set_pending(struct domain *d, uint32_t port, struct evtchn *c);
 void fifo_unmask(struct domain *d, uint32_t port, struct evtchn *c);
 void fifo_clear_pending(struct domain *d, uint32_t port, struct evtchn *c);
 bool fifo_is_pending(struct domain *d, uint32_t port, const struct evtchn *c);
-bool fifo_is_masked(struct domain *d, uint32_t port);
 
 #endif

@@ -32,7 +32,7 @@ static struct irq {
 	bool eoi_owed;	/* masked until the guest is done */
 	bool paused;	/* masked because it came too often */
 	uint32_t window_count;
-	uint64_t window_start, count;
+	uint64_t window_start;
 } irqs[NR_IRQS];
 
 static uint16_t vector_irq[256]; /* 0: none, else irq + 1 */
@@ -119,7 +119,6 @@ void irq_forget(unsigned irq)
 	i->vector = 0;
 	spin_unlock(&vector_lock);
 	i->eoi_owed = i->paused = false;
-	i->count = 0;
 	spin_unlock_irq(&i->lock, flags);
 }
 
@@ -255,7 +254,6 @@ void irq_dispatch(uint8_t vector)
 		said = true;
 		return;
 	}
-	irqs[irq].count++;
 	if (irq_needs_eoi(irq)) {
 		spin_lock(&irqs[irq].lock);
 		irqs[irq].eoi_owed = true;
@@ -267,27 +265,6 @@ void irq_dispatch(uint8_t vector)
 	d = READ_ONCE(irqs[irq].domain);
 	if (d)
 		send_pirq(d, irq);
-}
-
-void irq_dump(void)
-{
-	log_info("irq  vector cpu  trigger  bound to  count");
-	for (unsigned irq = 0; irq < NR_IRQS; irq++) {
-		struct irq *i = &irqs[irq];
-		uint64_t flags;
-
-		if (!READ_ONCE(i->vector))
-			continue;
-		flags = spin_lock_irq(&i->lock);
-		log_info("%-4u %02x     %-4u %-8s %8d  %lu%s%s", irq, i->vector, i->cpu,
-			 irq >= nr_gsis	      ? "msi"
-			 : irq_needs_eoi(irq) ? "level"
-					      : "edge",
-			 i->domain ? i->domain->id : -1, i->count,
-			 i->eoi_owed ? ", the guest is busy with it" : "",
-			 i->paused ? ", held back" : "");
-		spin_unlock_irq(&i->lock, flags);
-	}
 }
 
 void irq_init(void)

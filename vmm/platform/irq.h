@@ -78,7 +78,5 @@ bool irq_needs_eoi(unsigned irq);
 void irq_set_cpu(unsigned irq, unsigned cpu);
 /* From entry.S through traps.c: an interrupt VECTOR_FIRST .. VECTOR_LAST. */
 void irq_dispatch(uint8_t vector);
-/* Debug key: what is bound where and how often it came. */
-void irq_dump(void);
 
 #endif
