@@ -376,11 +376,6 @@ static int place_get(uint64_t host_addr, bool contains_pte, struct place *p)
 	return GNTST_bad_virt_addr;
 }
 
-static uint64_t place_read(const struct place *p)
-{
-	return READ_ONCE(((uint64_t *)mfn_to_ptr(frame_mfn(p->table)))[p->index]);
-}
-
 static int enter(uint64_t host_addr, uint32_t flags, mfn_t m, struct domain *granter)
 {
 	uint64_t avail = (flags >> _GNTMAP_guest_avail0) << 9 & PTE_AVAIL;
@@ -401,15 +396,12 @@ static int enter(uint64_t host_addr, uint32_t flags, mfn_t m, struct domain *gra
 	return rc;
 }
 
-/*
- * Take the entry away, if it is the one of this mapping. with: 0, or the address of another entry, which comes in its place and leaves its own.
- * -ERESTART or GNTST_*.
- */
-static int leave(uint64_t host_addr, uint32_t flags, mfn_t m, uint64_t with)
+/* Take the entry away, if it is the one of this mapping. -ERESTART or GNTST_*. */
+static int leave(uint64_t host_addr, uint32_t flags, mfn_t m)
 {
 	struct domain *d = current->domain;
-	uint64_t old, fresh = 0;
-	struct place p, from;
+	struct place p;
+	uint64_t old;
 	int rc = page_lock(d);
 
 	if (rc)
@@ -417,23 +409,12 @@ static int leave(uint64_t host_addr, uint32_t flags, mfn_t m, uint64_t with)
 	rc = place_get(host_addr, flags & GNTMAP_contains_pte, &p);
 	if (rc)
 		goto out;
-	old = place_read(&p);
+	old = READ_ONCE(((uint64_t *)mfn_to_ptr(frame_mfn(p.table)))[p.index]);
 	if (!(old & PTE_P) || !mfn_eq(pte_mfn(old), m) ||
-	    ((old & PTE_RW) && (flags & GNTMAP_readonly))) {
+	    ((old & PTE_RW) && (flags & GNTMAP_readonly)))
 		rc = GNTST_bad_virt_addr;
-	} else if (with && place_get(with, false, &from)) {
-		rc = GNTST_bad_virt_addr;
-	} else {
-		if (with)
-			fresh = place_read(&from);
-		/* Its own frame only: what another entry maps of others is not passed on. */
-		if (pt_update(p.table, 1, p.index, fresh, false, d))
-			rc = GNTST_general_error;
-		if (with && !rc)
-			pt_update(from.table, 1, from.index, 0, false, d);
-		if (with)
-			frame_put(from.table);
-	}
+	else if (pt_update(p.table, 1, p.index, 0, false, d))
+		rc = GNTST_general_error;
 	frame_put(p.table);
 out:
 	page_unlock(d);
@@ -492,21 +473,14 @@ static int map_one(struct gnttab_map_grant_ref *op)
 
 /* ---- unmap ---- */
 
-struct unmap {
-	uint64_t host_addr, dev_bus_addr, with;
-	uint32_t handle;
-	int16_t status;
-	struct mapping *done; /* claimed, and nothing of it is mapped any more */
-};
-
-/* 0, or -ERESTART: begin again with this one. */
-static int unmap_one(struct unmap *op, bool *flush)
+/* *done: its mapping, claimed, when nothing of it is mapped any more. 0, or -ERESTART: begin again with this one. */
+static int unmap_one(struct gnttab_unmap_grant_ref *op, struct mapping **done, bool *flush)
 {
 	struct domain *d = current->domain;
 	struct mapping *m = handle_claim(d, op->handle);
 	mfn_t frame;
 
-	op->done = NULL;
+	*done = NULL;
 	op->status = GNTST_bad_handle;
 	if (!m)
 		return 0;
@@ -520,7 +494,7 @@ static int unmap_one(struct unmap *op, bool *flush)
 			m->flags &= (uint16_t)~GNTMAP_device_map;
 	}
 	if (op->status == GNTST_okay && op->host_addr && (m->flags & GNTMAP_host_map)) {
-		int rc = leave(op->host_addr, m->flags, frame, op->with);
+		int rc = leave(op->host_addr, m->flags, frame);
 
 		if (rc == -ERESTART) {
 			handle_unclaim(d, m);
@@ -535,7 +509,7 @@ static int unmap_one(struct unmap *op, bool *flush)
 	if (m->flags & (GNTMAP_host_map | GNTMAP_device_map))
 		handle_unclaim(d, m);
 	else
-		op->done = m;
+		*done = m;
 	return 0;
 }
 
@@ -775,45 +749,21 @@ static long map_or_copy_all(guest_va_t *at, uint32_t *left, bool map)
 	return rc;
 }
 
-static int unmap_read(guest_va_t at, bool replace, struct unmap *u)
-{
-	struct gnttab_unmap_grant_ref op;
-	struct gnttab_unmap_and_replace with;
-
-	_Static_assert(sizeof(op) == sizeof(with) &&
-			       offsetof(struct gnttab_unmap_grant_ref, status) ==
-				       offsetof(struct gnttab_unmap_and_replace, status),
-		       "one loop for both");
-	if (!replace) {
-		if (copy_from_guest(&op, at, sizeof(op)))
-			return -EFAULT;
-		*u = (struct unmap){.host_addr = op.host_addr,
-				    .dev_bus_addr = op.dev_bus_addr,
-				    .handle = op.handle};
-		return 0;
-	}
-	if (copy_from_guest(&with, at, sizeof(with)))
-		return -EFAULT;
-	*u = (struct unmap){
-		.host_addr = with.host_addr, .with = with.new_addr, .handle = with.handle};
-	return 0;
-}
-
-static long unmap_all(guest_va_t *at, uint32_t *left, bool replace)
+static long unmap_all(guest_va_t *at, uint32_t *left)
 {
 	struct domain *d = current->domain;
 	long rc = 0;
 
 	while (*left && !rc) {
-		struct unmap op[BATCH];
+		struct gnttab_unmap_grant_ref op[BATCH];
+		struct mapping *done[BATCH];
 		uint32_t n = 0, nr = MIN(*left, BATCH);
 		bool flush = false;
 
 		while (n < nr && !rc) {
-			rc = unmap_read(GUEST_VA(at->v + n * sizeof(struct gnttab_unmap_grant_ref)),
-					replace, &op[n]);
+			rc = copy_from_guest(&op[n], GUEST_VA(at->v + n * sizeof(*op)), sizeof(*op));
 			if (!rc)
-				rc = unmap_one(&op[n], &flush);
+				rc = unmap_one(&op[n], &done[n], &flush);
 			if (!rc)
 				n++;
 		}
@@ -823,11 +773,11 @@ static long unmap_all(guest_va_t *at, uint32_t *left, bool replace)
 			guest_va_t status =
 				GUEST_VA(at->v + offsetof(struct gnttab_unmap_grant_ref, status));
 
-			if (op[i].done)
-				give_back(d, op[i].done, op[i].handle);
+			if (done[i])
+				give_back(d, done[i], op[i].handle);
 			if (copy_to_guest(status, &op[i].status, sizeof(op[i].status)))
 				rc = -EFAULT;
-			at->v += sizeof(struct gnttab_unmap_grant_ref);
+			at->v += sizeof(*op);
 			--*left;
 		}
 		if (!rc && *left && hypercall_preempt_check())
@@ -850,8 +800,7 @@ long do_grant_table_op(arg_t command, arg_t arg, arg_t count)
 		rc = map_or_copy_all(&at, &left, (uint32_t)command == GNTTABOP_map_grant_ref);
 		break;
 	case GNTTABOP_unmap_grant_ref:
-	case GNTTABOP_unmap_and_replace:
-		rc = unmap_all(&at, &left, (uint32_t)command == GNTTABOP_unmap_and_replace);
+		rc = unmap_all(&at, &left);
 		break;
 	case GNTTABOP_setup_table:
 		return left == 1 ? setup_table(at) : -EINVAL;
