@@ -56,16 +56,17 @@ static void own(void)
 	end_handler(6);
 }
 
-static void old_call(void)
+static void nobody_asked(void)
 {
-	struct xennmi_callback c = {.handler_address = 0xffff800000000000};
+	struct callback_register c = {.type = CALLBACKTYPE_nmi, .address = 0xffff800000000000};
+	struct callback_unregister drop = {.type = CALLBACKTYPE_nmi};
 
-	CHECK_EQ("bad address", hypercall2(__HYPERVISOR_nmi_op, XENNMI_register_callback, VA(&c)),
+	CHECK_EQ("bad address", hypercall2(__HYPERVISOR_callback_op, CALLBACKOP_register, VA(&c)),
 		 -EINVAL);
-	CHECK_EQ("unregister", hypercall2(__HYPERVISOR_nmi_op, XENNMI_unregister_callback, 0), 0);
+	CHECK_EQ("unregister", hypercall2(__HYPERVISOR_callback_op, CALLBACKOP_unregister, VA(&drop)),
+		 0);
 	CHECK(no_fault(send, 0), "an NMI that nobody asked for");
-	c.handler_address = trap_entry(VECTOR_NMI);
-	CHECK_EQ("register", hypercall2(__HYPERVISOR_nmi_op, XENNMI_register_callback, VA(&c)), 0);
+	ask_for_nmis();
 	CHECK(!no_fault(send, 0), "no NMI");
 	end_handler(6);
 }
@@ -103,5 +104,5 @@ static void wait(void)
 }
 
 const struct part parts[] = {
-	{"own", own},	      {"old-call", old_call}, {"trap-table", trap_table},
-	{"machine", machine}, {"wait", wait},	      {0}};
+	{"own", own},	      {"nobody-asked", nobody_asked}, {"trap-table", trap_table},
+	{"machine", machine}, {"wait", wait},		      {0}};

@@ -3,7 +3,6 @@
 #include "vmm/lib/xen.h"
 
 #include <xen/callback.h>
-#include <xen/nmi.h>
 
 #include "vmm/cpu/context.h"
 #include "vmm/cpu/desc.h"
@@ -308,22 +307,6 @@ long do_callback_op(arg_t command, arg_t arg)
 	default:
 		return -ENOSYS;
 	}
-}
-
-/* The old form of CALLBACKTYPE_nmi. */
-long do_nmi_op(arg_t command, arg_t arg)
-{
-	struct xennmi_callback c = {0};
-
-	if (command > XENNMI_unregister_callback)
-		return -ENOSYS;
-	if (command == XENNMI_register_callback && copy_from_guest(&c, GUEST_VA(arg), sizeof(c)))
-		return -EFAULT;
-	if (!guest_address_ok(c.handler_address))
-		return -EINVAL;
-	current->trap[TRAP_NMI] = (struct trap_handler){
-		.address = c.handler_address, .cs = SEL_RING3_64, .flags = TI_IF};
-	return 0;
 }
 
 /* ---- iret ---- */

@@ -38,7 +38,6 @@ long do_set_segment_base(arg_t which, arg_t base);
 long do_mmuext_op(arg_t ops, arg_t count, arg_t done, arg_t domain);
 long do_sched_op(arg_t command, arg_t arg);
 long do_callback_op(arg_t command, arg_t arg);
-long do_nmi_op(arg_t command, arg_t arg);
 long do_event_channel_op(arg_t command, arg_t arg);
 long do_physdev_op(arg_t command, arg_t arg);
 long do_sysctl(arg_t op);

@@ -94,8 +94,6 @@ static long dispatch(const struct cpu_user_regs *r)
 		return do_vm_assist(r->rdi, r->rsi);
 	case __HYPERVISOR_callback_op:
 		return do_callback_op(r->rdi, r->rsi);
-	case __HYPERVISOR_nmi_op:
-		return do_nmi_op(r->rdi, r->rsi);
 	case __HYPERVISOR_platform_op:
 		return do_platform_op(r->rdi);
 	case __HYPERVISOR_sysctl:
