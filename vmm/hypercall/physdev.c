@@ -24,7 +24,6 @@ union physdev_op_any {
 	struct physdev_map_pirq map_pirq;
 	struct physdev_unmap_pirq unmap_pirq;
 	struct physdev_setup_gsi setup_gsi;
-	struct physdev_restore_msi restore_msi;
 	struct physdev_pci_device pci_device;
 };
 
@@ -129,12 +128,10 @@ static const struct {
 	[PHYSDEVOP_eoi] = {sizeof(struct physdev_eoi), ANYBODY},
 	[PHYSDEVOP_irq_status_query] = {sizeof(struct physdev_irq_status_query), ANYBODY | ANSWERS},
 	[PHYSDEVOP_apic_read] = {sizeof(struct physdev_apic), ANSWERS},
-	[PHYSDEVOP_apic_write] = {sizeof(struct physdev_apic), 0},
 	[PHYSDEVOP_alloc_irq_vector] = {sizeof(struct physdev_irq), ANSWERS},
 	[PHYSDEVOP_map_pirq] = {sizeof(struct physdev_map_pirq), ANSWERS},
 	[PHYSDEVOP_unmap_pirq] = {sizeof(struct physdev_unmap_pirq), 0},
 	[PHYSDEVOP_setup_gsi] = {sizeof(struct physdev_setup_gsi), 0},
-	[PHYSDEVOP_restore_msi] = {sizeof(struct physdev_restore_msi), 0},
 	[PHYSDEVOP_restore_msi_ext] = {sizeof(struct physdev_pci_device), 0},
 };
 
@@ -160,8 +157,6 @@ static long perform(uint64_t command, union physdev_op_any *op)
 		return 0;
 	case PHYSDEVOP_apic_read:
 		return ioapic_guest_read(op->apic.apic_physbase, op->apic.reg, &op->apic.value);
-	case PHYSDEVOP_apic_write:
-		return ioapic_guest_write(op->apic.apic_physbase, op->apic.reg, op->apic.value);
 	case PHYSDEVOP_alloc_irq_vector:
 		return alloc_irq_vector(&op->irq);
 	case PHYSDEVOP_map_pirq:
@@ -170,8 +165,6 @@ static long perform(uint64_t command, union physdev_op_any *op)
 		return unmap_pirq(&op->unmap_pirq);
 	case PHYSDEVOP_setup_gsi:
 		return setup_gsi(&op->setup_gsi);
-	case PHYSDEVOP_restore_msi:
-		return msi_restore(0, op->restore_msi.bus, op->restore_msi.devfn);
 	default:
 		return msi_restore(op->pci_device.seg, op->pci_device.bus, op->pci_device.devfn);
 	}
@@ -184,17 +177,10 @@ long do_physdev_op(arg_t command, arg_t arg)
 	union physdev_op_any op;
 	long rc;
 
-	/* Linux asks by irq_status_query instead. */
-	if (command == PHYSDEVOP_pirq_eoi_gmfn_v1 || command == PHYSDEVOP_pirq_eoi_gmfn_v2)
-		return -ENOSYS;
 	if (!(flags & ANYBODY) && !current->domain->privileged)
 		return -EPERM;
 	switch (command) {
-	/* Vectors stay with their GSIs; which devices there are is looked up when one is used. */
-	case PHYSDEVOP_free_irq_vector:
-	case PHYSDEVOP_manage_pci_add:
-	case PHYSDEVOP_manage_pci_add_ext:
-	case PHYSDEVOP_manage_pci_remove:
+	/* Which devices there are is looked up when one is used. */
 	case PHYSDEVOP_pci_device_add:
 	case PHYSDEVOP_pci_device_remove:
 	case PHYSDEVOP_pci_mmcfg_reserved:

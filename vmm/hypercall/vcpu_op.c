@@ -171,20 +171,6 @@ void vcpu_send_nmi(struct vcpu *v)
 		vcpu_kick(v);
 }
 
-/* For dom0's drivers of processors: only a vCPU that stays on one has such a number. */
-static long get_physid(struct vcpu *v, arg_t arg)
-{
-	struct vcpu_get_physid op;
-	uint64_t cpus = v->affinity;
-	const struct pcpu *c;
-
-	if (!v->domain->privileged || !cpus || cpus & (cpus - 1))
-		return -EINVAL;
-	c = &pcpus[__builtin_ctzll(cpus)];
-	op.phys_id = c->apic_id | (uint64_t)c->acpi_id << 32;
-	return copy_to_guest(GUEST_VA(arg), &op, sizeof(op));
-}
-
 long do_vcpu_op(arg_t command, arg_t vcpu, arg_t arg)
 {
 	struct vcpu *v = domain_vcpu(current->domain, (uint32_t)vcpu);
@@ -222,8 +208,6 @@ long do_vcpu_op(arg_t command, arg_t vcpu, arg_t arg)
 	case VCPUOP_send_nmi:
 		vcpu_send_nmi(v);
 		return 0;
-	case VCPUOP_get_physid:
-		return get_physid(v, arg);
 	case VCPUOP_register_vcpu_time_memory_area:
 		return register_time(v, arg);
 	default:

@@ -126,38 +126,20 @@ int gsi_setup(unsigned gsi, bool level, bool active_low)
 
 /* ---- the guest's view ---- */
 
-static struct ioapic *find_ioapic(uint64_t base)
-{
-	for (unsigned i = 0; i < nr_ioapics; i++)
-		if (ioapics[i].address == base)
-			return &ioapics[i];
-	return NULL;
-}
-
 int ioapic_guest_read(uint64_t base, uint32_t reg, uint32_t *value)
 {
-	struct ioapic *io = find_ioapic(base);
-	uint64_t flags;
+	for (unsigned i = 0; i < nr_ioapics; i++) {
+		struct ioapic *io = &ioapics[i];
+		uint64_t flags;
 
-	if (!io || reg >= REG_ENTRIES + 2 * io->pins)
-		return -EINVAL;
-	flags = spin_lock_irq(&lock);
-	*value = read_locked(io, reg);
-	spin_unlock_irq(&lock, flags);
-	return 0;
-}
-
-/* Vectors, destinations and masks are ours. Of an entry its trigger mode and polarity count, of the rest nothing. */
-int ioapic_guest_write(uint64_t base, uint32_t reg, uint32_t value)
-{
-	struct ioapic *io = find_ioapic(base);
-
-	if (!io || reg >= REG_ENTRIES + 2 * io->pins)
-		return -EINVAL;
-	if (reg < REG_ENTRIES || reg & 1)
+		if (io->address != base || reg >= REG_ENTRIES + 2 * io->pins)
+			continue;
+		flags = spin_lock_irq(&lock);
+		*value = read_locked(io, reg);
+		spin_unlock_irq(&lock, flags);
 		return 0;
-	return gsi_setup(io->gsi_base + (reg - REG_ENTRIES) / 2, value & ENTRY_LEVEL,
-			 value & ENTRY_LOW);
+	}
+	return -EINVAL;
 }
 
 /* ---- boot ---- */

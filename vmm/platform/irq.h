@@ -44,9 +44,8 @@ void call_on_cpus(uint64_t cpus, void (*fn)(void *), void *arg);
 /* ---- I/O APICs ---- */
 void ioapic_init(void);
 extern unsigned nr_gsis;
-/* The guest's view of the registers: PHYSDEVOP_apic_read/write. */
+/* The guest's view of the registers: PHYSDEVOP_apic_read. */
 int ioapic_guest_read(uint64_t base, uint32_t reg, uint32_t *value);
-int ioapic_guest_write(uint64_t base, uint32_t reg, uint32_t value);
 /* PHYSDEVOP_setup_gsi: trigger and polarity. 0, -EINVAL, -EEXIST (set up before). */
 int gsi_setup(unsigned gsi, bool level, bool active_low);
 
@@ -60,7 +59,7 @@ struct msi_request {
 /* Give the device a vector and program its capability. Returns the irq, >= nr_gsis, or negative. */
 int msi_map(const struct msi_request *r);
 int msi_unmap(unsigned irq);
-/* PHYSDEVOP_restore_msi: write the capability again. */
+/* PHYSDEVOP_restore_msi_ext: write the capability again. */
 int msi_restore(uint16_t segment, uint8_t bus, uint8_t devfn);
 
 /* ---- the way to a guest ---- */
