@@ -171,11 +171,6 @@ static int efi_info(uint32_t index, union xenpf_efi_info *info)
 static int firmware_info(struct xenpf_firmware_info *info)
 {
 	switch (info->type) {
-	/* The BIOS is not asked about disks and screens: nobody was there in real mode. */
-	case XEN_FW_DISK_INFO:
-	case XEN_FW_DISK_MBR_SIGNATURE:
-	case XEN_FW_VBEDDC_INFO:
-		return -ESRCH;
 	case XEN_FW_EFI_INFO:
 		return efi_info(info->index, &info->u.efi_info);
 	case XEN_FW_KBD_SHIFT_FLAGS:
@@ -183,8 +178,9 @@ static int firmware_info(struct xenpf_firmware_info *info)
 			return -ESRCH;
 		info->u.kbd_shift_flags = *(const uint8_t *)maddr_to_ptr(BDA_SHIFT_FLAGS);
 		return 0;
+	/* The BIOS is not asked about disks and screens: nobody was there in real mode. */
 	default:
-		return -EINVAL;
+		return -ESRCH;
 	}
 }
 
@@ -240,9 +236,6 @@ long do_platform_op(arg_t arg)
 	if (op.interface_version != XENPF_INTERFACE_VERSION)
 		return -EACCES;
 	switch (op.cmd) {
-	case XENPF_settime32:
-		return set_time(op.u.settime32.secs, op.u.settime32.nsecs,
-				op.u.settime32.system_time);
 	case XENPF_settime64:
 		if (op.u.settime64.mbz)
 			return -EINVAL;
@@ -250,13 +243,6 @@ long do_platform_op(arg_t arg)
 				op.u.settime64.system_time);
 	case XENPF_enter_acpi_sleep:
 		return enter_sleep(&op.u.enter_acpi_sleep);
-	case XENPF_platform_quirk:
-		return 0;
-	case XENPF_microcode_update:
-	case XENPF_cpu_online:
-	case XENPF_cpu_offline:
-	case XENPF_cpu_hotadd:
-		return -EOPNOTSUPP;
 	case XENPF_read_memtype:
 		rc = read_memtype(&op.u.read_memtype);
 		break;
