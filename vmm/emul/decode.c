@@ -114,10 +114,8 @@ static uint8_t take_prefixes(struct decoder *d, struct insn *out)
 #define TO_MEMORY (F_MODRM | F_WIDTH | F_LOCK)
 
 static const struct form one_byte[256] = {
-	[0x00 ... 0x01] = {INSN_ADD, TO_MEMORY},
 	[0x08 ... 0x09] = {INSN_OR, TO_MEMORY},
 	[0x20 ... 0x21] = {INSN_AND, TO_MEMORY},
-	[0x28 ... 0x29] = {INSN_SUB, TO_MEMORY},
 	[0x30 ... 0x31] = {INSN_XOR, TO_MEMORY},
 	[0x6c ... 0x6d] = {INSN_INS, F_WIDTH | F_PORT | F_REP},
 	[0x6e ... 0x6f] = {INSN_OUTS, F_WIDTH | F_PORT | F_REP},
@@ -125,8 +123,6 @@ static const struct form one_byte[256] = {
 	[0x83] = {INSN_UNKNOWN, TO_MEMORY | F_IMM8 | F_GROUP},
 	[0x86 ... 0x87] = {INSN_XCHG, TO_MEMORY},
 	[0x88 ... 0x89] = {INSN_MOV_STORE, F_MODRM | F_WIDTH},
-	[0xa4 ... 0xa5] = {INSN_MOVS, F_WIDTH | F_REP},
-	[0xaa ... 0xab] = {INSN_STOS, F_WIDTH | F_REP},
 	[0xc6 ... 0xc7] = {INSN_MOV_STORE, F_MODRM | F_WIDTH | F_IMM | F_GROUP},
 	[0xcd] = {INSN_INT, F_IMM8 | F_UNSIGNED},
 	[0xe4 ... 0xe5] = {INSN_IN, F_WIDTH | F_PORT | F_IMM8 | F_UNSIGNED},
@@ -154,23 +150,20 @@ static const struct form two_bytes[256] = {
 	[0xb0 ... 0xb1] = {INSN_CMPXCHG, F_MODRM | F_WIDTH | F_LOCK},
 	[0xb3] = {INSN_BTR, F_MODRM | F_LOCK},
 	[0xba] = {INSN_UNKNOWN, F_MODRM | F_IMM8 | F_LOCK | F_GROUP},
-	[0xbb] = {INSN_BTC, F_MODRM | F_LOCK},
-	[0xc0 ... 0xc1] = {INSN_XADD, F_MODRM | F_WIDTH | F_LOCK},
 	[0xc3] = {INSN_MOV_STORE, F_MODRM}, /* MOVNTI */
 };
 
 /* The kind that an opcode with a group has by its ModRM byte. */
 static enum insn_kind group_kind(bool second, uint8_t op, uint8_t modrm)
 {
-	static const enum insn_kind arithmetic[8] = {
-		[0] = INSN_ADD, [1] = INSN_OR, [4] = INSN_AND, [5] = INSN_SUB, [6] = INSN_XOR};
-	static const enum insn_kind bits[8] = {[5] = INSN_BTS, [6] = INSN_BTR, [7] = INSN_BTC};
+	static const enum insn_kind logical[8] = {[1] = INSN_OR, [4] = INSN_AND, [6] = INSN_XOR};
+	static const enum insn_kind bits[8] = {[5] = INSN_BTS, [6] = INSN_BTR};
 	unsigned reg = modrm >> 3 & 7;
 
 	if (!second && op >= 0xc6)
 		return reg == 0 ? INSN_MOV_STORE : INSN_UNKNOWN;
 	if (!second)
-		return arithmetic[reg];
+		return logical[reg];
 	if (op == 0xba)
 		return bits[reg];
 	if (modrm == 0xd1)
@@ -257,8 +250,7 @@ static void take_modrm(struct decoder *d, const struct form *form, uint8_t modrm
 	}
 	out->memory = true;
 	take_address(d, modrm);
-	if (!(form->flags & F_IMM8) &&
-	    (out->kind == INSN_BTS || out->kind == INSN_BTR || out->kind == INSN_BTC))
+	if (!(form->flags & F_IMM8) && (out->kind == INSN_BTS || out->kind == INSN_BTR))
 		apply_bit_offset(d, out);
 }
 
@@ -283,7 +275,7 @@ static void take_immediate(struct decoder *d, const struct form *form, struct in
 	out->imm = form->flags & F_UNSIGNED ? take(d, n) : (uint64_t)take_signed(d, n);
 }
 
-/* Where a string operation's memory is: what it writes, or what OUTS reads. The segment counts for what is read only. */
+/* Where a string operation's memory is: what INS writes, or what OUTS reads. The segment counts for what is read only. */
 static void string_address(struct decoder *d, struct insn *out)
 {
 	d->address = out->kind == INSN_OUTS ? d->regs->rsi : d->regs->rdi;

@@ -44,14 +44,8 @@ enum insn_kind {
 	INSN_OR,
 	INSN_AND,
 	INSN_XOR,
-	INSN_ADD,
-	INSN_SUB,
-	INSN_XADD,
 	INSN_BTS,
 	INSN_BTR,
-	INSN_BTC,
-	INSN_STOS,
-	INSN_MOVS,
 };
 
 struct insn {

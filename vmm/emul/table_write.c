@@ -11,7 +11,6 @@
 #include "vmm/emul/emul.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/print.h"
-#include "vmm/mm/access.h"
 #include "vmm/mm/page_type.h"
 #include "vmm/mm/walk.h"
 
@@ -27,7 +26,7 @@ struct operation {
 	uint64_t before, after;
 	uint32_t flags; /* of EFLAGS, those in `changed` */
 	uint32_t changed;
-	bool sets_reg; /* XCHG, XADD: the register operand gets `before`; CMPXCHG that found another value: rax does */
+	bool sets_reg; /* XCHG: the register operand gets `before`; CMPXCHG that found another value: rax does */
 	bool sets_rax;
 };
 
@@ -49,18 +48,17 @@ static uint32_t result_flags(uint64_t result, unsigned size)
 	return flags;
 }
 
-/* a + b, or a - b, of the size. */
-static uint32_t sum_flags(uint64_t a, uint64_t b, bool subtract, unsigned size)
+/* Of a - b, of the size. */
+static uint32_t comparison_flags(uint64_t a, uint64_t b, unsigned size)
 {
-	uint64_t mask = mask_of(size), result = (subtract ? a - b : a + b) & mask;
-	uint64_t overflow = subtract ? (a ^ b) & (a ^ result) : (a ^ result) & (b ^ result);
+	uint64_t result = (a - b) & mask_of(size);
 	uint32_t flags = result_flags(result, size);
 
-	if (subtract ? a < b : result < a)
+	if (a < b)
 		flags |= EFLAGS_CF;
 	if ((a ^ b ^ result) & 0x10)
 		flags |= EFLAGS_AF;
-	if (sign_of(overflow, size))
+	if (sign_of((a ^ b) & (a ^ result), size))
 		flags |= EFLAGS_OF;
 	return flags;
 }
@@ -72,17 +70,10 @@ static void logical(struct operation *op, uint64_t result, unsigned size)
 	op->flags = result_flags(result, size);
 }
 
-static void sum(struct operation *op, uint64_t operand, bool subtract, unsigned size)
-{
-	op->after = subtract ? op->before - operand : op->before + operand;
-	op->changed = EFLAGS_ARITHMETIC;
-	op->flags = sum_flags(op->before, operand, subtract, size);
-}
-
 static void compare(struct operation *op, uint64_t expected, uint64_t operand, unsigned size)
 {
 	op->changed = EFLAGS_ARITHMETIC;
-	op->flags = sum_flags(expected, op->before, true, size);
+	op->flags = comparison_flags(expected, op->before, size);
 	op->sets_rax = op->before != expected;
 	op->after = op->sets_rax ? op->before : operand;
 }
@@ -93,19 +84,15 @@ static void bit(struct operation *op, enum insn_kind kind, uint64_t number, unsi
 
 	op->changed = EFLAGS_CF;
 	op->flags = op->before & one ? EFLAGS_CF : 0;
-	op->after = kind == INSN_BTS   ? op->before | one
-		    : kind == INSN_BTR ? op->before & ~one
-				       : op->before ^ one;
+	op->after = kind == INSN_BTS ? op->before | one : op->before & ~one;
 }
 
-/* Fill in the operation from `before`. source: the instruction's register, immediate, or what MOVS has read. 0, or -EINVAL: not a write to memory. */
+/* Fill in the operation from `before`. source: the instruction's register or immediate. 0, or -EINVAL: not a write to memory that we know. */
 static int operate(const struct insn *i, uint64_t source, uint64_t accumulator,
 		   struct operation *op)
 {
 	switch (i->kind) {
 	case INSN_MOV_STORE:
-	case INSN_STOS:
-	case INSN_MOVS:
 		op->after = source;
 		break;
 	case INSN_XCHG:
@@ -124,19 +111,8 @@ static int operate(const struct insn *i, uint64_t source, uint64_t accumulator,
 	case INSN_XOR:
 		logical(op, op->before ^ source, i->size);
 		break;
-	case INSN_ADD:
-		sum(op, source, false, i->size);
-		break;
-	case INSN_SUB:
-		sum(op, source, true, i->size);
-		break;
-	case INSN_XADD:
-		sum(op, source, false, i->size);
-		op->sets_reg = true;
-		break;
 	case INSN_BTS:
 	case INSN_BTR:
-	case INSN_BTC:
 		bit(op, i->kind, source, i->size);
 		break;
 	default:
@@ -146,20 +122,11 @@ static int operate(const struct insn *i, uint64_t source, uint64_t accumulator,
 	return 0;
 }
 
-/* The second operand; MOVS reads it from memory, which may fault: -EFAULT. */
-static int read_source(const struct cpu_user_regs *regs, const struct insn *i, uint64_t *source)
+/* The second operand. */
+static uint64_t source_of(const struct cpu_user_regs *regs, const struct insn *i)
 {
-	*source = 0;
-	if (i->kind == INSN_MOVS)
-		return i->segment >= 0 ? -EINVAL
-				       : copy_from_guest(source, GUEST_VA(regs->rsi), i->size);
-	if (i->kind == INSN_STOS)
-		*source = insn_get(regs, 0, i->size, false);
-	else if (i->has_imm)
-		*source = i->imm & mask_of(i->size);
-	else
-		*source = insn_get(regs, i->reg, i->size, i->high_byte);
-	return 0;
+	return i->has_imm ? i->imm & mask_of(i->size)
+			  : insn_get(regs, i->reg, i->size, i->high_byte);
 }
 
 /* The table that the address is in: a frame of the domain's own, in use as a table now. The page lock is held. */
@@ -209,29 +176,19 @@ static int apply(struct domain *d, const struct insn *i, uint64_t source, uint64
 
 static void finish(struct cpu_user_regs *regs, const struct insn *i, const struct operation *op)
 {
-	bool string = i->kind == INSN_STOS || i->kind == INSN_MOVS;
-	uint64_t step = regs->rflags & EFLAGS_DF ? -(uint64_t)i->size : i->size;
-
 	regs->rflags = (regs->rflags & ~(uint64_t)op->changed) | op->flags;
 	if (op->sets_rax)
 		insn_set(regs, 0, i->size, false, op->before);
 	if (op->sets_reg)
 		insn_set(regs, i->reg, i->size, i->high_byte, op->before);
-	if (string) {
-		regs->rdi += step;
-		regs->rsi += i->kind == INSN_MOVS ? step : 0;
-	}
-	/* The next element faults again, where it has to. */
-	if (string && i->rep && --regs->rcx)
-		return;
 	insn_done(regs, i);
 }
 
 enum emulated emulate_table_write(struct cpu_user_regs *regs, uint64_t address)
 {
 	struct domain *d = current->domain;
-	uint64_t source, ignored;
 	struct operation op;
+	uint64_t ignored;
 	struct insn i;
 	int rc;
 
@@ -240,13 +197,9 @@ enum emulated emulate_table_write(struct cpu_user_regs *regs, uint64_t address)
 	/* One entry and no more, and the one that the processor meant. */
 	if (!i.memory || i.address != address || address % 8 + i.size > 8)
 		return EMUL_FAULT;
-	if (i.rep && (i.kind == INSN_STOS || i.kind == INSN_MOVS) && !regs->rcx)
-		return EMUL_FAULT;
-	if (read_source(regs, &i, &source))
-		return EMUL_FAULT;
 	rc = page_lock(d);
 	if (!rc) {
-		rc = apply(d, &i, source, insn_get(regs, 0, i.size, false), &op);
+		rc = apply(d, &i, source_of(regs, &i), insn_get(regs, 0, i.size, false), &op);
 		page_unlock(d);
 	}
 	if (rc == -ERESTART)
