@@ -14,7 +14,7 @@ static void start_of_day(void)
 {
 	const struct start_info *s = start_info;
 
-	CHECK(!strncmp(s->magic, "xen-3.0-x86_64", 15), "magic %.20s", s->magic);
+	CHECK(!strncmp(s->magic, "xen-3.0-x86_64", 15), "magic %.*s", 20, s->magic);
 	CHECK(!s->flags || s->flags == (SIF_PRIVILEGED | SIF_INITDOMAIN), "flags %x", s->flags);
 	CHECK(s->nr_pages >= 64 << 8, "%lu pages", s->nr_pages);
 	CHECK(VA(s) % PAGE_SIZE == 0 && VA(s) < s->pt_base, "start_info at %llx, tables at %llx",
@@ -43,7 +43,7 @@ static void version(void)
 	CHECK_EQ("version", v, 4 << 16 | 17);
 	CHECK_EQ("extraversion",
 		 hypercall2(__HYPERVISOR_xen_version, XENVER_extraversion, VA(extra)), 0);
-	CHECK(extra[0] == '-', "extraversion %.16s", extra);
+	CHECK(extra[0] == '-', "extraversion %.*s", 16, extra);
 	CHECK_EQ("reservation",
 		 hypercall2(__HYPERVISOR_memory_op, XENMEM_current_reservation,
 			    VA(&(domid_t){DOMID_SELF})),

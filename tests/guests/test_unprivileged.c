@@ -313,7 +313,7 @@ static void life_of_others(void)
 		 -EPERM);
 	CHECK_EQ("the command line",
 		 hypercall2(__HYPERVISOR_xen_version, XENVER_commandline, VA(line)), 0);
-	CHECK(!strcmp(line, "<denied>"), "the command line is %.40s", line);
+	CHECK(!strcmp(line, "<denied>"), "the command line is %.*s", 40, line);
 	CHECK_EQ("the build", hypercall2(__HYPERVISOR_xen_version, XENVER_build_id, 0), -EPERM);
 }
 

@@ -39,87 +39,40 @@ static void put(struct output *o, char c)
 }
 
 struct directive {
-	bool left, zero;
+	bool zero, wide;
 	unsigned width, precision;
-	unsigned bytes; /* of an integer argument */
 };
 
 static void put_padded(struct output *o, const struct directive *d, const char *text, size_t length,
 		       const char *sign)
 {
 	size_t used = length + strlen(sign), fill = d->width > used ? d->width - used : 0;
-	bool zeros = d->zero && !d->left;
 
-	for (size_t i = 0; i < fill && !d->left && !zeros; i++)
+	for (; fill && !d->zero; fill--)
 		put(o, ' ');
 	while (*sign)
 		put(o, *sign++);
-	for (size_t i = 0; i < fill && zeros; i++)
+	for (; fill; fill--)
 		put(o, '0');
 	for (size_t i = 0; i < length; i++)
 		put(o, text[i]);
-	for (size_t i = 0; i < fill && d->left; i++)
-		put(o, ' ');
 }
 
 static void put_number(struct output *o, const struct directive *d, uint64_t n, unsigned base,
-		       char ten, const char *sign)
+		       const char *sign)
 {
 	char digits[20], *at = digits + sizeof(digits);
 
 	do {
-		unsigned digit = (unsigned)(n % base);
-
-		*--at = (char)(digit < 10 ? '0' + digit : ten + digit - 10);
+		*--at = "0123456789abcdef"[n % base];
 		n /= base;
 	} while (n);
 	put_padded(o, d, at, (size_t)(digits + sizeof(digits) - at), sign);
 }
 
-static unsigned parse_number(const char **f)
-{
-	unsigned n = 0;
-
-	while (**f >= '0' && **f <= '9')
-		n = n * 10 + (unsigned)(*(*f)++ - '0');
-	return n;
-}
-
-static const char *parse_flags(const char *f, struct directive *d)
-{
-	for (;; f++) {
-		if (*f == '-')
-			d->left = true;
-		else if (*f == '0')
-			d->zero = true;
-		else
-			return f;
-	}
-}
-
-static const char *parse_length(const char *f, struct directive *d)
-{
-	d->bytes = sizeof(int);
-	for (;; f++) {
-		if (*f == 'l' || *f == 'z')
-			d->bytes = sizeof(long);
-		else if (*f == 'h')
-			d->bytes /= 2;
-		else
-			return f;
-	}
-}
-
-static uint64_t narrow(uint64_t n, unsigned bytes)
-{
-	return bytes >= 8 ? n : n & ((1ull << 8 * bytes) - 1);
-}
-
 static void put_signed(struct output *o, const struct directive *d, int64_t n)
 {
-	if (d->bytes < sizeof(int))
-		n = d->bytes == 1 ? (int8_t)n : (int16_t)n;
-	put_number(o, d, n < 0 ? -(uint64_t)n : (uint64_t)n, 10, 'a', n < 0 ? "-" : "");
+	put_number(o, d, n < 0 ? -(uint64_t)n : (uint64_t)n, 10, n < 0 ? "-" : "");
 }
 
 static void put_text(struct output *o, const struct directive *d, const char *text)
@@ -139,51 +92,32 @@ int format_string_v(char *out, size_t size, const char *format, va_list args)
 
 	for (const char *f = format; *f; f++) {
 		struct directive d = {.precision = ~0u};
-		char one;
 
 		if (*f != '%') {
 			put(&o, *f);
 			continue;
 		}
-		f = parse_flags(f + 1, &d);
-		if (*f == '*') {
-			d.width = va_arg(args, unsigned);
-			f++;
-		} else {
-			d.width = parse_number(&f);
-		}
+		d.zero = *++f == '0';
+		for (; *f >= '0' && *f <= '9'; f++)
+			d.width = d.width * 10 + (unsigned)(*f - '0');
 		if (*f == '.' && f[1] == '*') {
 			d.precision = va_arg(args, unsigned);
 			f += 2;
-		} else if (*f == '.') {
-			f++;
-			d.precision = parse_number(&f);
 		}
-		f = parse_length(f, &d);
+		for (; *f == 'l' || *f == 'z'; f++)
+			d.wide = true;
 		switch (*f) {
 		case 'd':
-		case 'i':
-			put_signed(&o, &d, d.bytes == 8 ? va_arg(args, long) : va_arg(args, int));
+			put_signed(&o, &d, d.wide ? va_arg(args, long) : va_arg(args, int));
 			break;
 		case 'u':
 		case 'x':
-		case 'X': {
-			uint64_t n =
-				d.bytes == 8 ? va_arg(args, unsigned long) : va_arg(args, unsigned);
-
-			put_number(&o, &d, narrow(n, d.bytes), *f == 'u' ? 10 : 16,
-				   *f == 'X' ? 'A' : 'a', "");
-			break;
-		}
-		case 'p':
-			put_number(&o, &d, (uintptr_t)va_arg(args, void *), 16, 'a', "0x");
+			put_number(&o, &d,
+				   d.wide ? va_arg(args, unsigned long) : va_arg(args, unsigned),
+				   *f == 'u' ? 10 : 16, "");
 			break;
 		case 's':
 			put_text(&o, &d, va_arg(args, const char *));
-			break;
-		case 'c':
-			one = (char)va_arg(args, int);
-			put_padded(&o, &d, &one, 1, "");
 			break;
 		case '%':
 			put(&o, '%');

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the hypervisor says: to the serial console and into a ring that `xl dmesg` reads. Any context, any CPU; lines of one call
- * stay together. Formats: %d %u %x %lx %llx %p %s %c, widths, 0 and - flags; no floating point.
+ * stay together. Formats: %d %u %x, with l, ll or z, %s, %.*s and %%; widths, with 0 before them.
  */
 #ifndef VMM_LIB_PRINT_H
 #define VMM_LIB_PRINT_H
