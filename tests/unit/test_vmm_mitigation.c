@@ -113,9 +113,10 @@ static void each_processor_gets_its_own(void)
 		struct mitigations m = mitigation_choose(&table[i].p, &defaults);
 		char ibrs = m.ibrs_always ? 'a' : m.ibrs_entry ? 'e' : '-';
 
-		CHECK_MSG(m.thunk == THUNK_RETPOLINE && m.xpti == table[i].meltdown &&
+		CHECK_MSG(m.retpolines && m.xpti == table[i].meltdown &&
 				  m.l1tf == table[i].meltdown,
-			  "%s: thunk %d, xpti %d, l1tf %d", table[i].name, m.thunk, m.xpti, m.l1tf);
+			  "%s: retpolines %d, xpti %d, l1tf %d", table[i].name, m.retpolines,
+			  m.xpti, m.l1tf);
 		CHECK_MSG(ibrs == table[i].ibrs && !(m.ibrs_always && m.ibrs_entry), "%s: IBRS %c",
 			  table[i].name, ibrs);
 		CHECK_MSG(m.rsb_entry == table[i].rsb && m.ibpb == table[i].ibpb,
@@ -134,8 +135,7 @@ static void off_is_off_on_all(void)
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
 		struct mitigations m = mitigation_choose(&table[i].p, &o);
 
-		CHECK_EQ(m.thunk, THUNK_JMP);
-		CHECK(!m.xpti && !m.l1tf && !m.ibrs_always && !m.ibrs_entry && !m.rsb_entry);
+		CHECK(!m.retpolines && !m.xpti && !m.l1tf && !m.ibrs_always && !m.ibrs_entry && !m.rsb_entry);
 		CHECK(!m.ibpb && !m.verw && !m.stibp && !m.ssbd);
 	}
 }
@@ -148,9 +148,9 @@ static void a_word_goes_before_the_whole(void)
 
 	o.spec_ctrl = 0;
 	o.xpti = o.ibpb = o.ssbd = o.stibp = 1;
-	o.thunk = THUNK_LFENCE;
 	m = mitigation_choose(&p, &o);
-	CHECK(m.xpti && m.ibpb && m.ssbd && m.stibp && m.thunk == THUNK_LFENCE);
+	CHECK(m.xpti && m.ibpb && m.ssbd && m.stibp);
+	CHECK(!m.retpolines);
 	CHECK(!m.l1tf && !m.ibrs_entry && !m.verw);
 	o = defaults;
 	o.xpti = o.ibrs = o.verw = 0;

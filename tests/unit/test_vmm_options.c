@@ -143,7 +143,7 @@ static void switches_have_many_words(void)
 static void mitigations_have_words(void)
 {
 	const struct boot_options *o = parse(
-		"spec-ctrl=no-ibrs,ibpb=no,stibp,ssbd=on,rsb=1,verw=0,eager-fpu,bti-thunk=lfence "
+		"spec-ctrl=no-ibrs,ibpb=no,stibp,ssbd=on,rsb=1,verw=0,eager-fpu "
 		"pcid=no pv-l1tf xpti=1");
 
 	CHECK_EQ(o->ibrs, 0);
@@ -152,7 +152,6 @@ static void mitigations_have_words(void)
 	CHECK_EQ(o->ssbd, 1);
 	CHECK_EQ(o->rsb, 1);
 	CHECK_EQ(o->verw, 0);
-	CHECK_EQ(o->thunk, THUNK_LFENCE);
 	CHECK_EQ(o->pcid, 0);
 	CHECK_EQ(o->pv_l1tf, 1);
 	CHECK_EQ(o->xpti, 1);
@@ -173,7 +172,6 @@ static void words_for_mitigations_that_are_none_are_named(void)
 	CHECK_EQ(lines_logged(), 4);
 	CHECK_EQ(boot_options.ibpb, -1);
 	CHECK_EQ(boot_options.ibrs, -1);
-	CHECK_EQ(boot_options.thunk, THUNK_DEFAULT);
 }
 
 static void levels_are_ordered(void)

@@ -52,9 +52,6 @@ extern struct boot_info boot_info;
 /* From the protocol's magic and pointer (machine address, below 4 GiB). 0 or -EINVAL with a line in the log. */
 int multiboot_parse(uint32_t magic, uint32_t info);
 
-/* How the hypervisor makes indirect branches (spec-ctrl=bti-thunk=). */
-enum thunk { THUNK_DEFAULT, THUNK_RETPOLINE, THUNK_LFENCE, THUNK_JMP };
-
 /* The command line's words, checked and put into this; unknown ones are named in the log. */
 struct boot_options {
 	char console[16]; /* "com1", "com2", "vga", "none" */
@@ -65,7 +62,6 @@ struct boot_options {
 	int noreboot, sync_console, fault_injection; /* the last: debug key f works */
 	/* -1: as is best */
 	int smep, smap, pcid, xpti, pv_l1tf, spec_ctrl, ibrs, ibpb, stibp, ssbd, rsb, verw;
-	enum thunk thunk;
 	bool tsc_unstable;
 };
 extern struct boot_options boot_options;

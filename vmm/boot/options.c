@@ -216,20 +216,6 @@ static bool parse_level(const char *value, enum log_level *out)
 	return false;
 }
 
-static bool set_thunk(const char *value)
-{
-	static const char *const names[] = {
-		[THUNK_RETPOLINE] = "retpoline", [THUNK_LFENCE] = "lfence", [THUNK_JMP] = "jmp"};
-
-	for (unsigned i = THUNK_RETPOLINE; i < ARRAY_SIZE(names); i++) {
-		if (!strcmp(value, names[i])) {
-			boot_options.thunk = (enum thunk)i;
-			return true;
-		}
-	}
-	return false;
-}
-
 /* One word of spec-ctrl's list. */
 static bool set_mitigation(const char *word)
 {
@@ -241,10 +227,8 @@ static bool set_mitigation(const char *word)
 		{"stibp", &boot_options.stibp}, {"ssbd", &boot_options.ssbd},
 		{"rsb", &boot_options.rsb},	{"verw", &boot_options.verw},
 	};
-	const char *thunk = after(word, "bti-thunk="), *positive = after(word, "no-");
+	const char *positive = after(word, "no-");
 
-	if (thunk)
-		return set_thunk(thunk);
 	if (set_bool(&boot_options.spec_ctrl, word) || !strcmp(word, "eager-fpu"))
 		return true; /* extended state is never switched lazily */
 	for (unsigned i = 0; i < ARRAY_SIZE(known); i++) {

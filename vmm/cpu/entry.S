@@ -596,12 +596,10 @@ __x86_indirect_thunk_\reg:
 	int3
 	.endm
 	.macro THUNK_LOW reg, code
-	PATCH __x86_indirect_thunk_\reg, PATCH_THUNK_LFENCE, 5, 0x0f, 0xae, 0xe8, 0xff, \code
 	PATCH __x86_indirect_thunk_\reg, PATCH_THUNK_JMP, 2, 0xff, \code
 	THUNK \reg
 	.endm
 	.macro THUNK_HIGH reg, code
-	PATCH __x86_indirect_thunk_\reg, PATCH_THUNK_LFENCE, 6, 0x0f, 0xae, 0xe8, 0x41, 0xff, \code
 	PATCH __x86_indirect_thunk_\reg, PATCH_THUNK_JMP, 3, 0x41, 0xff, \code
 	THUNK \reg
 	.endm

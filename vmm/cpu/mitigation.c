@@ -72,9 +72,7 @@ struct mitigations mitigation_choose(const struct processor *p, const struct boo
 	bool ibrs_all = p->auto_ibrs || (p->ibrs && (p->arch_caps & CAP(EIBRS)));
 	struct mitigations m = {0};
 
-	m.thunk = o->thunk;
-	if (m.thunk == THUNK_DEFAULT)
-		m.thunk = o->spec_ctrl ? THUNK_RETPOLINE : THUNK_JMP;
+	m.retpolines = o->spec_ctrl != 0;
 	m.xpti = wanted(o->xpti, reads_anything, o);
 	m.l1tf = wanted(o->pv_l1tf, reads_anything, o);
 	m.ibrs_always = ibrs_all && wanted(o->ibrs, true, o);
@@ -114,7 +112,6 @@ static struct processor find_processor(void)
 
 void mitigation_init(void)
 {
-	static const char *const thunk[] = {"", "retpoline", "LFENCE", "plain"};
 	const struct processor p = find_processor();
 	struct mitigations *m = &mitigations;
 
@@ -124,7 +121,7 @@ void mitigation_init(void)
 	spec_ctrl_inside = spec_ctrl_outside | SPEC_CTRL_IBRS;
 	log_info(
 		"speculation: indirect branches %s, page tables %s, IBRS %s, IBPB %s, return buffer %s, VERW %s, STIBP %s, SSBD %s, L1TF entries %s%s",
-		thunk[m->thunk], m->xpti ? "isolated" : "shared",
+		m->retpolines ? "retpoline" : "plain", m->xpti ? "isolated" : "shared",
 		m->ibrs_always	? "always"
 		: m->ibrs_entry ? "on entry"
 				: "off",
@@ -145,8 +142,7 @@ void mitigation_patch(void)
 		[PATCH_IBRS] = m->ibrs_entry,
 		[PATCH_RSB] = m->rsb_entry,
 		[PATCH_VERW] = m->verw,
-		[PATCH_THUNK_LFENCE] = m->thunk == THUNK_LFENCE,
-		[PATCH_THUNK_JMP] = m->thunk == THUNK_JMP,
+		[PATCH_THUNK_JMP] = !m->retpolines,
 		[PATCH_SHORT] = !m->xpti,
 		[PATCH_PCID] = cpu_features.pcid,
 	};
@@ -174,6 +170,6 @@ void mitigation_switch(void)
 	if (mitigations.ibpb)
 		wrmsr(MSR_PRED_CMD, PRED_CMD_IBPB);
 	/* Not everywhere does IBPB forget predicted returns. */
-	if (mitigations.thunk == THUNK_RETPOLINE || mitigations.rsb_entry)
+	if (mitigations.retpolines || mitigations.rsb_entry)
 		stuff_rsb();
 }

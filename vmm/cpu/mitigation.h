@@ -17,7 +17,7 @@ struct processor {
 };
 
 struct mitigations {
-	enum thunk thunk;  /* how indirect branches are made */
+	bool retpolines;   /* indirect branches are made by returns */
 	bool xpti;	   /* isolated page tables (mm/xpti.c) */
 	bool l1tf;	   /* guests' entries that are not present must not point to memory */
 	bool ibrs_entry;   /* switched on and off on the way in and out */

@@ -13,10 +13,9 @@
 #define PATCH_IBRS	   4
 #define PATCH_RSB	   5
 #define PATCH_VERW	   6
-#define PATCH_THUNK_LFENCE 7
-#define PATCH_THUNK_JMP	   8
-#define PATCH_SHORT	   9 /* not PATCH_XPTI */
-#define PATCH_PCID	   10
+#define PATCH_THUNK_JMP 7
+#define PATCH_SHORT	8 /* not PATCH_XPTI */
+#define PATCH_PCID	9
 
 #ifndef __ASSEMBLY__
 #include "vmm/lib/types.h"
