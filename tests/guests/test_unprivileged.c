@@ -100,7 +100,6 @@ static void devices(void)
 			 -EPERM);
 	}
 	CHECK_EQ("set_iopl", hypercall2(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, VA(&iopl)), 0);
-	CHECK_EQ("caches", mmuext(MMUEXT_FLUSH_CACHE, 0, 0), -EACCES);
 	CHECK_EQ("the console", hypercall3(__HYPERVISOR_console_io, CONSOLEIO_read, 8, VA(room)),
 		 -EPERM);
 }

@@ -410,13 +410,6 @@ static int one_op(const struct mmuext_op *o, struct domain *subject)
 		if (va_ok)
 			tlb_flush_page(READ_ONCE(d->dirty_cpus), va);
 		return 0;
-	case MMUEXT_FLUSH_CACHE:
-	case MMUEXT_FLUSH_CACHE_GLOBAL:
-		/* Only who drives devices has a use for it, and it is dear for everybody. */
-		if (!d->privileged)
-			return -EACCES;
-		__asm__ volatile("wbinvd" ::: "memory");
-		return 0;
 	default:
 		return locked_op(o, subject);
 	}
