@@ -136,7 +136,7 @@ static void runs_are_sorted_for_the_median(void)
 
 static void rates_are_exact(void)
 {
-	struct reference pm = {.kind = REF_PM_TIMER, .hz = PM_TIMER_HZ};
+	struct reference pm = {.hz = PM_TIMER_HZ};
 
 	CHECK_EQ(rate(&pm, 3000000000, PM_TIMER_HZ), 3000000);
 	CHECK_EQ(rate(&pm, 1, 0), 0);

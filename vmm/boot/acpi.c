@@ -175,7 +175,6 @@ static void parse_madt(const uint8_t *table, uint32_t bytes)
 /* ---- FADT: power, timer, what a PC has ---- */
 
 #define FADT_HAS_RESET (1u << 10)
-#define SPACE_MEMORY   0
 #define SPACE_IO       1
 
 /* An I/O port from the extended field (a generic address), or from the old 32-bit one. */
@@ -210,31 +209,21 @@ static void parse_fadt(const uint8_t *table, uint32_t bytes)
 	}
 }
 
-/* ---- HPET ---- */
-
-static void parse_hpet(const uint8_t *table, uint32_t bytes)
-{
-	if (bytes >= 52 && table[40] == SPACE_MEMORY && !acpi.hpet_address)
-		acpi.hpet_address = load64(table + 44);
-}
-
 static void parse_table(uint64_t maddr)
 {
 	const uint8_t *p = firmware_memory(maddr, HEADER_BYTES);
 	uint32_t bytes;
 
 	/* Of the others not even the checksum is our business. */
-	if (!p || (memcmp(p, "APIC", 4) && memcmp(p, "FACP", 4) && memcmp(p, "HPET", 4)))
+	if (!p || (memcmp(p, "APIC", 4) && memcmp(p, "FACP", 4)))
 		return;
 	p = get_table(maddr, &bytes);
 	if (!p)
 		return;
 	if (p[0] == 'A')
 		parse_madt(p, bytes);
-	else if (p[0] == 'F')
-		parse_fadt(p, bytes);
 	else
-		parse_hpet(p, bytes);
+		parse_fadt(p, bytes);
 }
 
 /* The tables that the RSDT (4-byte entries) or XSDT (8) names. False: it cannot be read. */

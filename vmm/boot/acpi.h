@@ -28,7 +28,6 @@ struct acpi_info {
 		bool level, active_low;
 	} override[ACPI_OVERRIDES_MAX];
 	uint32_t pm_timer_port; /* 0: none */
-	uint64_t hpet_address;
 	/* for reset and power-off when dom0 cannot */
 	uint16_t pm1a_control, pm1b_control;
 	bool has_reset;
@@ -39,7 +38,7 @@ struct acpi_info {
 };
 extern struct acpi_info acpi;
 
-/* Parse RSDP (0: the boot loader's copy, else search for it), XSDT or RSDT, MADT, FADT, HPET. Every length is checked; what is broken is named and ignored. */
+/* Parse RSDP (0: the boot loader's copy, else search for it), XSDT or RSDT, MADT and FADT. Every length is checked; what is broken is named and ignored. */
 void acpi_init(uint64_t rsdp);
 
 #endif

@@ -83,10 +83,9 @@ void time_scale(uint32_t *mul, int8_t *shift)
 /* ---- clocks of known speed ---- */
 
 struct reference {
-	enum { REF_NONE, REF_HPET, REF_PM_TIMER, REF_PIT } kind;
 	const char *name;
-	uint64_t hz;
-	uint64_t mask; /* its width */
+	uint64_t hz, mask; /* its width */
+	bool is_pit;
 };
 
 #define PM_TIMER_HZ  3579545u
@@ -95,55 +94,27 @@ struct reference {
 #define PIT_MODE     0x43
 #define PIT_GATE     0x61
 
-#define HPET_PERIOD	0x04 /* femtoseconds */
-#define HPET_CONFIG	0x10
-#define HPET_COUNTER	0xf0
-#define HPET_PERIOD_MIN 1000000u
-#define HPET_PERIOD_MAX 100000000u
-
-static volatile uint32_t *hpet;
-
 static uint64_t reference_read(const struct reference *r)
 {
 	uint8_t low;
 
-	switch (r->kind) {
-	case REF_HPET:
-		return hpet[HPET_COUNTER / 4];
-	case REF_PM_TIMER:
+	if (!r->is_pit)
 		return inl((uint16_t)acpi.pm_timer_port) & r->mask;
-	default:
-		outb(PIT_MODE, 0x80); /* latch channel 2 */
-		low = inb(PIT_CHANNEL2);
-		return (0u - (uint32_t)(low | inb(PIT_CHANNEL2) << 8)) &
-		       r->mask; /* it counts down */
-	}
-}
-
-static bool use_hpet(struct reference *r)
-{
-	uint32_t period;
-
-	if (!acpi.hpet_address)
-		return false;
-	hpet = map_device(acpi.hpet_address, 1024);
-	period = hpet ? hpet[HPET_PERIOD / 4] : 0;
-	if (period < HPET_PERIOD_MIN || period > HPET_PERIOD_MAX)
-		return false;
-	hpet[HPET_CONFIG / 4] |= 1;
-	*r = (struct reference){REF_HPET, "HPET", NS_PER_SECOND * 1000000 / period, UINT32_MAX};
-	return true;
+	outb(PIT_MODE, 0x80); /* latch channel 2 */
+	low = inb(PIT_CHANNEL2);
+	/* It counts down. */
+	return (0u - (uint32_t)(low | inb(PIT_CHANNEL2) << 8)) & r->mask;
 }
 
 static bool use_pm_timer(struct reference *r)
 {
-	*r = (struct reference){REF_PM_TIMER, "ACPI timer", PM_TIMER_HZ, 0xffffff};
+	*r = (struct reference){"ACPI timer", PM_TIMER_HZ, 0xffffff, false};
 	return acpi.pm_timer_port;
 }
 
 static bool use_pit(struct reference *r)
 {
-	*r = (struct reference){REF_PIT, "PIT", PIT_HZ, 0xffff};
+	*r = (struct reference){"PIT", PIT_HZ, 0xffff, true};
 	outb(PIT_GATE, (uint8_t)((inb(PIT_GATE) & ~2u) | 1)); /* gate on, speaker off */
 	outb(PIT_MODE, 0xb4); /* channel 2, both bytes, mode 2: from 65536 round and round */
 	outb(PIT_CHANNEL2, 0);
@@ -245,7 +216,7 @@ static uint64_t khz_from_cpuid(void)
 
 static uint64_t calibrate(void)
 {
-	bool (*const use[])(struct reference *) = {use_hpet, use_pm_timer, use_pit};
+	bool (*const use[])(struct reference *) = {use_pm_timer, use_pit};
 	uint64_t said = khz_from_cpuid();
 
 	for (unsigned i = 0; i < ARRAY_SIZE(use); i++) {

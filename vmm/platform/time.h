@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Time: nanoseconds since boot out of the TSC, calibrated against the ACPI PM timer, HPET or PIT; the wall clock; a one-shot interrupt for each CPU. */
+/* Time: nanoseconds since boot out of the TSC, calibrated against the ACPI PM timer or the PIT; the wall clock; a one-shot interrupt for each CPU. */
 #ifndef VMM_PLATFORM_TIME_H
 #define VMM_PLATFORM_TIME_H
 
