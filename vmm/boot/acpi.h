@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What the hypervisor itself needs of the firmware's ACPI tables. dom0 reads them on its own for everything else. */
-#ifndef VMM_BOOT_ACPI_H
-#define VMM_BOOT_ACPI_H
+#pragma once
 
 #include "vmm/lib/types.h"
 #include "vmm/mm/layout.h"
@@ -40,5 +39,3 @@ extern struct acpi_info acpi;
 
 /* Parse RSDP (0: the boot loader's copy, else search for it), XSDT or RSDT, MADT and FADT. Every length is checked; what is broken is named and ignored. */
 void acpi_init(uint64_t rsdp);
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What the boot loader gave us, in one form whichever protocol it speaks. Valid for good; contents of modules until they are freed. */
-#ifndef VMM_BOOT_BOOT_H
-#define VMM_BOOT_BOOT_H
+#pragma once
 
 #include "vmm/lib/xen.h"
 
@@ -66,5 +65,3 @@ struct boot_options {
 };
 extern struct boot_options boot_options;
 void options_parse(const char *command_line);
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Which vCPU's registers and tables the processor has. */
-#ifndef VMM_CPU_CONTEXT_H
-#define VMM_CPU_CONTEXT_H
+#pragma once
 
 #include "vmm/domain/domain.h"
 
@@ -15,5 +14,3 @@ void context_switch(struct vcpu *from, struct vcpu *to);
 void load_debug_registers(const struct vcpu *v);
 /* v->fs_base and the GS bases as the processor has them now, for the current vCPU. */
 void save_segment_bases(struct vcpu *v);
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Descriptor tables: the hypervisor's own and the windows on the guest's. */
-#ifndef VMM_CPU_DESC_H
-#define VMM_CPU_DESC_H
+#pragma once
 
 /* Selectors in page 14 of every GDT; the ring 3 ones are the ABI's (xen/arch-x86/xen-x86_64.h). */
 #define SEL_HV_CODE  0xe008
@@ -30,6 +29,4 @@ bool desc_ldt_fault(struct vcpu *v, uint64_t offset);
 void desc_load_lost(unsigned selector, bool gs);
 /* Give up all LDT pages of the vCPU, which is current or does not run. */
 void desc_ldt_drop(struct vcpu *v);
-#endif
-
 #endif

@@ -3,8 +3,7 @@
  * What is done against processors that give away in speculation what they may not give. What to do for which is decided by a pure function out of what the
  * processor says of itself and the command line; what is not known to be safe is taken to be vulnerable.
  */
-#ifndef VMM_CPU_MITIGATION_H
-#define VMM_CPU_MITIGATION_H
+#pragma once
 
 #include "vmm/boot/boot.h"
 #include "vmm/lib/types.h"
@@ -38,5 +37,3 @@ void mitigation_patch(void);
 void mitigation_init_cpu(void);
 /* Another vCPU than the last one comes to this CPU. */
 void mitigation_switch(void);
-
-#endif

@@ -3,8 +3,7 @@
  * Code that depends on the processor or the command line: at boot, before any guest runs, its first bytes are replaced where the feature is on. Each
  * such place has an entry in the table `patches`.
  */
-#ifndef VMM_CPU_PATCH_H
-#define VMM_CPU_PATCH_H
+#pragma once
 
 #define PATCH_SMAP	   0
 #define PATCH_ENTRY	   1 /* anything to do on the way in: one of the next three */
@@ -28,6 +27,4 @@ _Static_assert(sizeof(struct patch) == 16, "the macro in entry.S, and access.c")
 
 /* Text is writable still. features: bits 1 << PATCH_*. */
 void patch_text(uint32_t features);
-#endif
-
 #endif

@@ -6,8 +6,7 @@
  * are in the frame there while it runs and in struct vcpu while it does not. So code that waits must not exist: long
  * operations return -ERESTART and are begun again (hypercall_restart).
  */
-#ifndef VMM_CPU_PCPU_H
-#define VMM_CPU_PCPU_H
+#pragma once
 
 #include "vmm/mm/layout.h"
 
@@ -101,5 +100,3 @@ static inline void raise_soft(struct pcpu *c, enum soft_event e)
 }
 
 #endif /* __ASSEMBLY__ */
-
-#endif

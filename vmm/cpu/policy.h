@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What a guest sees of the processor: CPUID, MSRs, control registers, extended state. */
-#ifndef VMM_CPU_POLICY_H
-#define VMM_CPU_POLICY_H
+#pragma once
 
 #include "vmm/cpu/regs.h"
 #include "vmm/domain/domain.h"
@@ -66,5 +65,3 @@ int fpu_set_extended(
 	struct vcpu *v, guest_va_t from,
 	uint64_t
 		bytes); /* -EINVAL: nothing that this processor can load; the state is the initial one then */
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The processor's registers and instructions, by their names in the manuals (AMD64 APM vol. 2 and 3, Intel SDM vol. 3). */
-#ifndef VMM_CPU_REGS_H
-#define VMM_CPU_REGS_H
+#pragma once
 
 #include "vmm/lib/xen.h"
 
@@ -210,5 +209,3 @@ static inline void irq_enable(void)
 {
 	__asm__ volatile("sti" ::: "memory");
 }
-
-#endif

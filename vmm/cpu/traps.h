@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Exceptions: from a guest, mostly handed on to it; from the hypervisor, fixed up or the end. */
-#ifndef VMM_CPU_TRAPS_H
-#define VMM_CPU_TRAPS_H
+#pragma once
 
 #include "vmm/domain/domain.h"
 
@@ -33,5 +32,3 @@ int load_selector_ds(unsigned selector);
 int load_selector_es(unsigned selector);
 int load_selector_fs(unsigned selector);
 int load_selector_gs(unsigned selector);
-
-#endif

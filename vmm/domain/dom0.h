@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The control domain, out of the boot loader's modules: a kernel and a RAM disk. */
-#ifndef VMM_DOMAIN_DOM0_H
-#define VMM_DOMAIN_DOM0_H
+#pragma once
 
 /* Boot, once, on the first CPU, with all CPUs counted. Panics with a line that says what to do when it cannot. The domain is paused. */
 void dom0_build(void);
-
-#endif

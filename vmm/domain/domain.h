@@ -5,8 +5,7 @@
  * A domain is found by its number under a reference count (domain_get) and freed when its last reference has gone and domain_relinquish has
  * given up all that it had. A vCPU lives as long as its domain.
  */
-#ifndef VMM_DOMAIN_DOMAIN_H
-#define VMM_DOMAIN_DOMAIN_H
+#pragma once
 
 #include "vmm/lib/xen.h"
 #include <xen/vcpu.h>
@@ -230,5 +229,3 @@ void domain_remove_frame(struct domain *d, struct frame *f);
 bool domain_drop_frame(struct domain *d, struct frame *f);
 /* The same when nobody else refers to it, so that it is gone at once. */
 bool domain_drop_unused(struct domain *d, struct frame *f);
-
-#endif

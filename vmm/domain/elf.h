@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A PV kernel's ELF file: where its parts go and what its notes say. Pure: bytes in, descriptions out. */
-#ifndef VMM_DOMAIN_ELF_H
-#define VMM_DOMAIN_ELF_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -24,5 +23,3 @@ struct elf_kernel {
 
 /* 0; -EINVAL with *why (a phrase for "the kernel ..."): not an ELF file for x86-64, damaged, no PV kernel. */
 int elf_parse(const void *file, uint64_t bytes, struct elf_kernel *k, const char **why);
-
-#endif

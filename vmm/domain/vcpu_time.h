@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What a vCPU is told about time, and its timers. */
-#ifndef VMM_DOMAIN_VCPU_TIME_H
-#define VMM_DOMAIN_VCPU_TIME_H
+#pragma once
 
 #include "vmm/domain/domain.h"
 
@@ -25,5 +24,3 @@ void vcpu_timers_kill(struct vcpu *v);
 
 /* Starts the CPU's refreshing of the running vCPU's time, once a second. */
 void vcpu_time_init_cpu(unsigned cpu);
-
-#endif

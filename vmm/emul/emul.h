@@ -3,8 +3,7 @@
  * The little instruction decoding that PV needs: privileged instructions and I/O of a guest kernel after #GP, the forced-emulation prefix for CPUID after
  * #UD, writes to page tables after #PF. decode.c is pure: bytes in, an operation out.
  */
-#ifndef VMM_EMUL_EMUL_H
-#define VMM_EMUL_EMUL_H
+#pragma once
 
 #include "vmm/lib/xen.h"
 
@@ -113,5 +112,3 @@ uint32_t guest_port_read(unsigned port, unsigned bytes);
 void guest_port_write(unsigned port, unsigned bytes, uint32_t value);
 /* Whether IN and OUT work at all for the current vCPU where it is now: by its IOPL, or its bitmap. Otherwise it gets #GP. */
 bool guest_port_allowed(struct vcpu *v, unsigned port, unsigned bytes);
-
-#endif

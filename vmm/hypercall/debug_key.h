@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Keys that make the hypervisor say in its log what it is doing: `xl debug-keys`, or typed at the serial console. */
-#ifndef VMM_HYPERCALL_DEBUG_KEY_H
-#define VMM_HYPERCALL_DEBUG_KEY_H
+#pragma once
 
 /* 'h' lists them; one that is none does nothing. Any context but interrupt handlers. */
 void debug_key(char key);
-
-#endif

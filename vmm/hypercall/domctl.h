@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What domctl and sysctl share. */
-#ifndef VMM_HYPERCALL_DOMCTL_H
-#define VMM_HYPERCALL_DOMCTL_H
+#pragma once
 
 #include "vmm/domain/domain.h"
 
@@ -20,5 +19,3 @@ static inline uint64_t all_cpus(void)
 {
 	return nr_cpus >= 64 ? ~0ull : (1ull << nr_cpus) - 1;
 }
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The operations of domctl that make, fill and end other domains than the caller's. */
-#ifndef VMM_HYPERCALL_DOMCTL_GUEST_H
-#define VMM_HYPERCALL_DOMCTL_GUEST_H
+#pragma once
 
 #include "vmm/hypercall/domctl.h"
 
@@ -9,5 +8,3 @@
 long domctl_create(struct xen_domctl *op);
 /* -ENOSYS: not one of these. -ERESTART as everywhere. */
 long domctl_guest(struct domain *d, struct xen_domctl *op, bool *answers);
-
-#endif

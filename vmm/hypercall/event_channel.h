@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Event channels: what other rooms use of them. The hypercall is in event_channel.c. Any context with the event lock free. */
-#ifndef VMM_HYPERCALL_EVENT_CHANNEL_H
-#define VMM_HYPERCALL_EVENT_CHANNEL_H
+#pragma once
 
 #include "vmm/domain/domain.h"
 
@@ -32,5 +31,3 @@ bool evtchn_port_pending(struct domain *d, uint32_t port);
 void events_set_polling(struct vcpu *v, bool polls);
 /* The frames of the domain that its events hold, typed writable: the i-th, or NULL in *f where there is none. False: there are no more. */
 bool events_frame(struct domain *d, unsigned i, struct frame **f);
-
-#endif

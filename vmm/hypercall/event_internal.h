@@ -7,8 +7,7 @@
  * its domain, for two bound ports those of both domains. Making a port pending needs the event lock of either end: neither can be closed
  * then. It changes nothing but the guest's words, atomically, and the FIFO queues, which have a lock of their own (a leaf).
  */
-#ifndef VMM_HYPERCALL_EVENT_INTERNAL_H
-#define VMM_HYPERCALL_EVENT_INTERNAL_H
+#pragma once
 
 #include "vmm/domain/domain.h"
 
@@ -69,5 +68,3 @@ void fifo_set_pending(struct domain *d, uint32_t port, struct evtchn *c);
 void fifo_unmask(struct domain *d, uint32_t port, struct evtchn *c);
 void fifo_clear_pending(struct domain *d, uint32_t port, struct evtchn *c);
 bool fifo_is_pending(struct domain *d, uint32_t port, const struct evtchn *c);
-
-#endif

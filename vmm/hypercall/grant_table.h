@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What grant_table.c is to the life of a domain. */
-#ifndef VMM_HYPERCALL_GRANT_TABLE_H
-#define VMM_HYPERCALL_GRANT_TABLE_H
+#pragma once
 
 #include "vmm/domain/domain.h"
 
@@ -25,5 +24,3 @@ bool grants_pins(const struct domain *d, uint32_t ref, mfn_t *m, uint32_t *reade
 		 uint32_t *writers);
 /* Debug key. */
 void grants_dump(struct domain *d);
-
-#endif

@@ -6,8 +6,7 @@
  * -ERESTART is never seen by a guest: the instruction is begun again. An operation that has a state to keep puts it into its arguments with
  * hypercall_set_argument() first, in a form that is checked as any other argument when it comes back.
  */
-#ifndef VMM_HYPERCALL_HYPERCALL_H
-#define VMM_HYPERCALL_HYPERCALL_H
+#pragma once
 
 #include "vmm/lib/errno.h"
 #include "vmm/lib/types.h"
@@ -47,5 +46,3 @@ long do_domctl(arg_t op);
 void hypercall_set_argument(unsigned n, arg_t value);
 /* Something waits for this CPU: a long operation shall return -ERESTART. */
 bool hypercall_preempt_check(void);
-
-#endif

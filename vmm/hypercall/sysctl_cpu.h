@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What sysctl says about the processors. */
-#ifndef VMM_HYPERCALL_SYSCTL_CPU_H
-#define VMM_HYPERCALL_SYSCTL_CPU_H
+#pragma once
 
 #include "vmm/hypercall/domctl.h"
 
@@ -15,5 +14,3 @@ long cpu_policy(struct xen_sysctl_cpu_policy *op);
 /* domctl's: a domain's own policy, and setting it: -EINVAL (it has what we do not give; err_leaf says where). */
 long cpu_policy_get(const struct domain *d, struct xen_domctl_cpu_policy *op);
 long cpu_policy_set(struct domain *d, struct xen_domctl_cpu_policy *op);
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* From a guest kernel's SYSCALL to the hypercall. */
-#ifndef VMM_HYPERCALL_TABLE_H
-#define VMM_HYPERCALL_TABLE_H
+#pragma once
 
 #include "vmm/lib/xen.h"
 
@@ -12,5 +11,3 @@ void hypercall(struct cpu_user_regs *regs);
 
 /* The code by which kernels make hypercalls (XEN_ELFNOTE_HYPERCALL_PAGE): 32 bytes for each number. */
 void hypercall_page_fill(void *page);
-
-#endif

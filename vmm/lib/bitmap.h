@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Bits in arrays of 64-bit words; the atomic ones are full barriers. */
-#ifndef VMM_LIB_BITMAP_H
-#define VMM_LIB_BITMAP_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -43,5 +42,3 @@ static inline unsigned bit_next(const uint64_t *map, unsigned bits, unsigned fro
 
 #define bit_for_each(n, map, bits) \
 	for (unsigned n = bit_next(map, bits, 0); (n) < (bits); (n) = bit_next(map, bits, (n) + 1))
-
-#endif

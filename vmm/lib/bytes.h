@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Little-endian numbers at any alignment, as firmware and boot loaders lay out their tables. */
-#ifndef VMM_LIB_BYTES_H
-#define VMM_LIB_BYTES_H
+#pragma once
 
 #include <stdint.h>
 
@@ -16,5 +15,3 @@ DEFINE_LOAD(16)
 DEFINE_LOAD(32)
 DEFINE_LOAD(64)
 #undef DEFINE_LOAD
-
-#endif

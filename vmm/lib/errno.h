@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The error numbers of the ABI, by their usual names: xen/errno.h without its prefix. */
-#ifndef VMM_LIB_ERRNO_H
-#define VMM_LIB_ERRNO_H
+#pragma once
 
 #ifdef VMM_HOSTED
 #include <errno.h>
@@ -15,6 +14,4 @@ enum errno_value {
 /* Of our own: an operation was interrupted and begins again. No guest sees it. */
 #ifndef ERESTART
 #define ERESTART 85
-#endif
-
 #endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A doubly linked ring with a head in it. */
-#ifndef VMM_LIB_LIST_H
-#define VMM_LIB_LIST_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -37,5 +36,3 @@ static inline void list_del(struct list *item)
 
 #define list_entry(p, type, member) container_of(p, type, member)
 #define list_for_each(p, head)	    for (struct list *p = (head)->next; (p) != (head); (p) = (p)->next)
-
-#endif

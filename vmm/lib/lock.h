@@ -19,8 +19,7 @@
  *
  * Locks that an interrupt handler takes (event, irq, sched, timer, console) are taken with interrupts off everywhere: the _irq functions.
  */
-#ifndef VMM_LIB_LOCK_H
-#define VMM_LIB_LOCK_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -110,5 +109,3 @@ static inline void spin_unlock_irq(spinlock_t *l, uint64_t flags)
 	spin_unlock(l);
 	irq_restore(flags);
 }
-
-#endif

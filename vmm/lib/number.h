@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Numbers in options. */
-#ifndef VMM_LIB_NUMBER_H
-#define VMM_LIB_NUMBER_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -31,5 +30,3 @@ static inline bool parse_number(const char *s, const char **end, uint64_t *out)
 	*out = value;
 	return any;
 }
-
-#endif

@@ -3,8 +3,7 @@
  * What the hypervisor says: to the serial console and into a ring that `xl dmesg` reads. Any context, any CPU; lines of one call
  * stay together. Formats: %d %u %x, with l, ll or z, %s, %.*s and %%; widths, with 0 before them.
  */
-#ifndef VMM_LIB_PRINT_H
-#define VMM_LIB_PRINT_H
+#pragma once
 
 #include <stdarg.h>
 
@@ -46,5 +45,3 @@ int format_string(char *out, size_t size, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 int format_string_v(char *out, size_t size, const char *format, va_list args)
 	__attribute__((format(printf, 3, 0)));
-
-#endif

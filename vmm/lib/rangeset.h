@@ -3,8 +3,7 @@
  * A set of numbers as a small sorted array of ranges: I/O ports, I/O frames, interrupts that a domain may use. Few ranges, read
  * often, changed rarely. The caller serialises changes against everything; reading at once from several CPUs is fine.
  */
-#ifndef VMM_LIB_RANGESET_H
-#define VMM_LIB_RANGESET_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -22,5 +21,3 @@ int rangeset_add(struct rangeset *s, uint64_t first, uint64_t last);
 int rangeset_remove(struct rangeset *s, uint64_t first, uint64_t last);
 /* All of first .. last is inside. */
 bool rangeset_contains(const struct rangeset *s, uint64_t first, uint64_t last);
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The few functions of <string.h> that freestanding code needs; same contracts. */
-#ifndef VMM_LIB_STRING_H
-#define VMM_LIB_STRING_H
+#pragma once
 
 #include <stddef.h>
 
@@ -13,5 +12,3 @@ size_t strlen(const char *s);
 int strcmp(const char *a, const char *b);
 int strncmp(const char *a, const char *b, size_t n);
 char *strchr(const char *s, int c);
-
-#endif

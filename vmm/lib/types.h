@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Words that every room uses: boxed addresses, barriers, assertions. No code of its own. */
-#ifndef VMM_LIB_TYPES_H
-#define VMM_LIB_TYPES_H
+#pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -62,5 +61,3 @@ __attribute__((noreturn, cold)) void bug(const char *file, int line, const char 
 			bug(__FILE__, __LINE__, #x); \
 	} while (0)
 #define ASSERT(x) BUG_ON(!(x))
-
-#endif

@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The contract: Xen's public headers as Debian's libxen-dev has them, which want their integer types declared first. */
-#ifndef VMM_LIB_XEN_H
-#define VMM_LIB_XEN_H
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
 #include <xen/xen.h>
-
-#endif

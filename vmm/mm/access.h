@@ -4,8 +4,7 @@
  * for the copy alone. They use the address space that is loaded: the current vCPU's. A guest may change what was read at any
  * moment: read once, check the copy.
  */
-#ifndef VMM_MM_ACCESS_H
-#define VMM_MM_ACCESS_H
+#pragma once
 
 #include "vmm/cpu/patch.h"
 #include "vmm/lib/errno.h"
@@ -81,5 +80,3 @@ int clear_guest(guest_va_t to, size_t bytes);
 
 /* Atomic compare-and-exchange of a naturally aligned word of 1, 2, 4 or 8 bytes in guest memory. 0 (*old gets what was there) or -EFAULT. */
 int cmpxchg_guest(guest_va_t at, uint64_t *old, uint64_t new, unsigned bytes);
-
-#endif

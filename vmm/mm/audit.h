@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The auditor of frames' counts. */
-#ifndef VMM_MM_AUDIT_H
-#define VMM_MM_AUDIT_H
+#pragma once
 
 /*
  * Recount who holds every frame of every domain, compare with the frame table, and log one line for each of the first few differences and one with the
@@ -9,5 +8,3 @@
  * difference that is none. Takes a few nanoseconds for each entry of all tables, and memory for two numbers a frame. Debug key.
  */
 void audit_frames(void);
-
-#endif

@@ -3,8 +3,7 @@
  * The frame table: who owns each page of RAM and what it is used for. How the words change is in mm/page_type.c, which holds the
  * isolation argument.
  */
-#ifndef VMM_MM_FRAME_H
-#define VMM_MM_FRAME_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -100,5 +99,3 @@ static inline unsigned type_of(uint64_t word)
 {
 	return (unsigned)((word & TYPE_MASK) >> TYPE_SHIFT);
 }
-
-#endif

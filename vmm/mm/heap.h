@@ -3,8 +3,7 @@
  * The frame allocator: a buddy system over all of RAM. What it gives out is zero and no CPU has a TLB entry for it from earlier.
  * Any CPU; not from interrupt handlers.
  */
-#ifndef VMM_MM_HEAP_H
-#define VMM_MM_HEAP_H
+#pragma once
 
 #include "vmm/mm/frame.h"
 
@@ -30,5 +29,3 @@ uint64_t heap_fail(uint64_t nth, bool on);
 
 uint64_t heap_free_frames(void);
 uint64_t heap_total_frames(void);
-
-#endif

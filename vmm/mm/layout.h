@@ -9,8 +9,7 @@
  *   slot 261       the image, at IMAGE_BASE + its physical address; 1 GiB above it each CPU's window
  *   slot 262..271  all of RAM, at DIRECT_BASE + physical address
  */
-#ifndef VMM_MM_LAYOUT_H
-#define VMM_MM_LAYOUT_H
+#pragma once
 
 #define HV_FIRST_SLOT 256
 #define HV_LAST_SLOT  271
@@ -43,5 +42,3 @@
 #define IST_STRIDE 0x4000
 #define IST_BYTES  0x2000 /* the rest is never mapped */
 #define MAX_CPUS   64
-
-#endif

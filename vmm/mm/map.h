@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The hypervisor's own mappings. */
-#ifndef VMM_MM_MAP_H
-#define VMM_MM_MAP_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -34,5 +33,3 @@ uint64_t map_m2p(mfn_t *first);
 
 /* Give the memory of boot modules back; nothing points into it any more. */
 void map_free_modules(void);
-
-#endif

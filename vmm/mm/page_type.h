@@ -5,8 +5,7 @@
  * A reference (ref) keeps a frame from being freed; a typed one (type) keeps it from being used as anything else besides. Writable and untyped
  * references are taken by any CPU without a lock; types of tables and descriptor pages change under the owner's page lock only.
  */
-#ifndef VMM_MM_PAGE_TYPE_H
-#define VMM_MM_PAGE_TYPE_H
+#pragma once
 
 #include "vmm/lib/errno.h"
 #include "vmm/lib/lock.h"
@@ -147,4 +146,3 @@ uint32_t tlb_clock_now(void);
 bool domain_may_map_io(const struct domain *d, mfn_t m);
 /* Fill the hypervisor's slots of a new top-level table. */
 void pt_fill_hypervisor_slots(uint64_t *l4);
-#endif

@@ -3,8 +3,7 @@
  * Loading tables and forgetting translations. The TLB clock counts full flushes on all CPUs; each CPU knows its value at its own last one, and a frame the
  * value when its last use ended, so that most of the flushes that invariant 5 asks for turn out to have happened already.
  */
-#ifndef VMM_MM_TLB_H
-#define VMM_MM_TLB_H
+#pragma once
 
 #include "vmm/domain/domain.h"
 #include "vmm/lib/types.h"
@@ -29,5 +28,3 @@ void tlb_page_local(uint64_t va);
 void tlb_flush_page(uint64_t cpus, uint64_t va);
 /* On all CPUs: no translation is left from before the clock value. */
 void tlb_flush_all_since(uint32_t clock);
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Reading the page tables that are loaded. */
-#ifndef VMM_MM_WALK_H
-#define VMM_MM_WALK_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -12,5 +11,3 @@
 int guest_walk(uint64_t va, uint64_t *l1e, mfn_t *l1_table);
 /* The same in its kernel's tables, whichever are loaded. */
 int guest_walk_kernel(uint64_t va, uint64_t *l1e, mfn_t *l1_table);
-
-#endif

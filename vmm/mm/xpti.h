@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Guests' tables with next to nothing of the hypervisor in them, for processors that read what they may not (Meltdown). Does nothing where it is off. */
-#ifndef VMM_MM_XPTI_H
-#define VMM_MM_XPTI_H
+#pragma once
 
 #include "vmm/domain/domain.h"
 
@@ -13,5 +12,3 @@ mfn_t xpti_root(const struct vcpu *v);
 void xpti_entry_changed(mfn_t l4, unsigned index);
 /* The frame becomes a top-level table: what was known of it is void. */
 void xpti_forget(mfn_t l4);
-
-#endif

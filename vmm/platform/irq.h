@@ -5,8 +5,7 @@
  * An irq here is a GSI (below nr_gsis) or a number given to an MSI. Level-triggered ones are masked or left unacknowledged until the guest says
  * that it is done (irq_guest_eoi); edge-triggered ones and MSIs are acknowledged at once.
  */
-#ifndef VMM_PLATFORM_IRQ_H
-#define VMM_PLATFORM_IRQ_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -77,5 +76,3 @@ bool irq_needs_eoi(unsigned irq);
 void irq_set_cpu(unsigned irq, unsigned cpu);
 /* From entry.S through traps.c: an interrupt VECTOR_FIRST .. VECTOR_LAST. */
 void irq_dispatch(uint8_t vector);
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Between irq.c, which knows which domain wants what, and those who program the hardware. irq.h is what others use. */
-#ifndef VMM_PLATFORM_IRQ_INTERNAL_H
-#define VMM_PLATFORM_IRQ_INTERNAL_H
+#pragma once
 
 #include "vmm/platform/irq.h"
 
@@ -23,5 +22,3 @@ bool gsi_is_level(unsigned gsi);
 bool msi_exists(unsigned irq);
 void msi_route(unsigned irq, uint8_t vector, uint32_t apic_id, bool masked);
 void msi_mask(unsigned irq, bool masked);
-
-#endif

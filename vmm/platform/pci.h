@@ -5,8 +5,7 @@
  * Those ports are a pair, and dom0 uses them as well. So its accesses come here too: the address that it wrote is kept, and written just before the
  * data port is touched, under the lock that our own accesses hold.
  */
-#ifndef VMM_PLATFORM_PCI_H
-#define VMM_PLATFORM_PCI_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -35,5 +34,3 @@ uint8_t pci_find_capability(struct pci_device dev, uint8_t id);
 /* A guest that may use the ports 0xcf8 .. 0xcff does: port within them, bytes 1, 2 or 4, not beyond their end. */
 uint32_t pci_guest_port_read(unsigned port, unsigned bytes);
 void pci_guest_port_write(unsigned port, unsigned bytes, uint32_t value);
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The end of the machine. Any context. */
-#ifndef VMM_PLATFORM_POWER_H
-#define VMM_PLATFORM_POWER_H
+#pragma once
 
 /* Reset: by ACPI's register, the chipset's, the keyboard controller, at last a triple fault. */
 void machine_restart(void) __attribute__((noreturn));
@@ -9,5 +8,3 @@ void machine_restart(void) __attribute__((noreturn));
 void machine_restart_after_error(void) __attribute__((noreturn));
 /* Stop this CPU for good; what the machine did is left to be looked at. Power-off is dom0's, by platform_op. */
 void machine_halt(void) __attribute__((noreturn));
-
-#endif

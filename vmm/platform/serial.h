@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A 16550 UART for the console: polled output, input by polling from a timer. */
-#ifndef VMM_PLATFORM_SERIAL_H
-#define VMM_PLATFORM_SERIAL_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -16,5 +15,3 @@ uint16_t serial_base(void);
 void serial_write(const char *text, size_t length);
 /* A byte that was typed, or -1. */
 int serial_read(void);
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Time: nanoseconds since boot out of the TSC, calibrated against the ACPI PM timer or the PIT; the wall clock; a one-shot interrupt for each CPU. */
-#ifndef VMM_PLATFORM_TIME_H
-#define VMM_PLATFORM_TIME_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -24,5 +23,3 @@ void time_set_interrupt(uint64_t when);
 void time_wallclock(uint64_t *seconds, uint32_t *nanoseconds);
 void time_set_wallclock(uint64_t seconds, uint32_t nanoseconds, uint64_t system_time);
 void udelay(unsigned microseconds);
-
-#endif

@@ -4,8 +4,7 @@
  *
  * Callers say what happened; the CPU concerned is told by SOFT_SCHEDULE and an IPI and looks before it enters a guest.
  */
-#ifndef VMM_SCHED_SCHED_H
-#define VMM_SCHED_SCHED_H
+#pragma once
 
 #include "vmm/domain/domain.h"
 
@@ -49,5 +48,3 @@ void sched_switched(struct vcpu *v);
 /* Debug key. */
 void sched_dump(void);
 void idle_loop(void) __attribute__((noreturn));
-
-#endif

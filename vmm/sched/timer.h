@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Timers: each belongs to a CPU and its function runs there with interrupts on, before a guest is entered. Any context. */
-#ifndef VMM_SCHED_TIMER_H
-#define VMM_SCHED_TIMER_H
+#pragma once
 
 #include "vmm/lib/types.h"
 
@@ -30,5 +29,3 @@ void timer_run(void);
 
 /* How many there are that wait for their time, on all CPUs. */
 unsigned timers_running(void);
-
-#endif
