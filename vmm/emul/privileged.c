@@ -83,23 +83,15 @@ static uint32_t fault_code(uint64_t address, bool write)
 	return PF_USER | (write ? PF_WRITE : 0) | (present ? PF_PRESENT : 0);
 }
 
-/* Whether a store to the byte would fault, found out without changing what is there. */
-static bool can_write(uint64_t address)
-{
-	uint64_t old = 0;
-
-	return !cmpxchg_guest(GUEST_VA(address), &old, 0, 1);
-}
-
 /* One element; 0 or -EFAULT with the address. A device's register is read after it is certain that the value arrives. */
 static int string_element(const struct insn *i, unsigned port, uint64_t *address)
 {
 	uint32_t value = 0;
 
 	if (i->kind == INSN_INS) {
-		if (!can_write(*address))
+		if (touch_guest(GUEST_VA(*address)))
 			return -EFAULT;
-		if (!can_write(*address + i->size - 1)) {
+		if (touch_guest(GUEST_VA(*address + i->size - 1))) {
 			*address += i->size - 1;
 			return -EFAULT;
 		}

@@ -48,37 +48,15 @@ int clear_guest(guest_va_t to, size_t bytes)
 	return bytes ? -EFAULT : 0;
 }
 
-#define CMPXCHG(insn, type)                                                                \
-	__asm__ volatile(STAC "1: lock " insn " %[fresh], %[mem]\n   xor %[bad], %[bad]\n" \
-			      "2:\n" CLAC FIXUP("1b", "2b")                                \
-			 : [bad] "+&r"(bad), "+a"(expected), [mem] "+m"(*(type *)at.v)     \
-			 : [fresh] "q"((type)fresh)                                        \
-			 : "memory", "cc")
-
-int cmpxchg_guest(guest_va_t at, uint64_t *old, uint64_t fresh, unsigned bytes)
+int touch_guest(guest_va_t at)
 {
-	uint64_t expected = *old, bad = 1;
+	uint64_t bad = 1;
 
-	if (!guest_range_ok(at, bytes) || at.v % bytes)
+	if (!guest_address_ok(at.v))
 		return -EFAULT;
-	switch (bytes) {
-	case 1:
-		CMPXCHG("cmpxchgb", uint8_t);
-		break;
-	case 2:
-		CMPXCHG("cmpxchgw", uint16_t);
-		break;
-	case 4:
-		CMPXCHG("cmpxchgl", uint32_t);
-		break;
-	case 8:
-		CMPXCHG("cmpxchgq", uint64_t);
-		break;
-	default:
-		return -EFAULT;
-	}
-	if (bad)
-		return -EFAULT;
-	*old = expected;
-	return 0;
+	__asm__ volatile(STAC "1: lock orb $0, (%1)\n   xor %0, %0\n2:\n" CLAC FIXUP("1b", "2b")
+			 : "+&r"(bad)
+			 : "r"(at.v)
+			 : "memory", "cc");
+	return bad ? -EFAULT : 0;
 }

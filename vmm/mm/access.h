@@ -78,5 +78,5 @@ int clear_guest(guest_va_t to, size_t bytes);
 	copy_to_guest(GUEST_VA((uint64_t)(handle).p + (uint64_t)(n) * sizeof(*(object))), \
 		      (object), sizeof(*(object)))
 
-/* Atomic compare-and-exchange of a naturally aligned word of 1, 2, 4 or 8 bytes in guest memory. 0 (*old gets what was there) or -EFAULT. */
-int cmpxchg_guest(guest_va_t at, uint64_t *old, uint64_t new, unsigned bytes);
+/* Write a byte of guest memory with what is in it, atomically: 0, or -EFAULT. */
+int touch_guest(guest_va_t at);
