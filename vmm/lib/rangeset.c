@@ -77,25 +77,10 @@ int rangeset_remove(struct rangeset *s, uint64_t first, uint64_t last)
 	return commit(s, &d);
 }
 
-/* The first range that does not end before the number. */
-static unsigned find(const struct rangeset *s, uint64_t number)
-{
-	unsigned low = 0, high = s->nr;
-
-	while (low < high) {
-		unsigned middle = (low + high) / 2;
-
-		if (s->range[middle].last < number)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 bool rangeset_contains(const struct rangeset *s, uint64_t first, uint64_t last)
 {
-	unsigned i = find(s, first);
-
-	return first <= last && i < s->nr && s->range[i].first <= first && last <= s->range[i].last;
+	for (unsigned i = 0; i < s->nr; i++)
+		if (s->range[i].first <= first && last <= s->range[i].last)
+			return first <= last;
+	return false;
 }
