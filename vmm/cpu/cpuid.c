@@ -272,18 +272,9 @@ const struct feature_word feature_words[NR_FEATURE_WORDS] = {
 
 uint32_t *cpuid_register(struct cpuid *r, char reg)
 {
-	switch (reg) {
-	case 'a':
-		return &r->a;
-	case 'b':
-		return &r->b;
-	case 'c':
-		return &r->c;
-	case 'd':
-		return &r->d;
-	default:
-		return NULL;
-	}
+	uint32_t *const named[] = {&r->a, &r->b, &r->c, &r->d};
+
+	return named[reg - 'a'];
 }
 
 /* Without what the domain's policy hides. */

@@ -24,7 +24,7 @@ struct feature_word {
 	char reg;
 };
 extern const struct feature_word feature_words[NR_FEATURE_WORDS];
-/* NULL: reg is 0. */
+/* reg: 'a' .. 'd'. */
 uint32_t *cpuid_register(struct cpuid *r, char reg);
 
 /* CPUID as a domain sees it, hypervisor leaves (0x40000000) included. */
