@@ -146,15 +146,6 @@ bool fifo_is_pending(struct domain *d, uint32_t port, const struct evtchn *c)
 
 /* ---- setting up; the binding lock is held ---- */
 
-/* A guest's frame to write to. */
-static long hold(struct domain *d, uint64_t gfn, struct frame **out)
-{
-	if (!mfn_valid(MFN(gfn)))
-		return -EINVAL;
-	*out = mfn_frame(MFN(gfn));
-	return frame_get_both(*out, d, TYPE_WRITABLE);
-}
-
 /* From two-level to FIFO: what is pending there is pending here as soon as it has a word. */
 static void take_over(struct domain *d, struct fifo_state *f)
 {
@@ -185,9 +176,10 @@ long fifo_init_control(struct domain *d, struct evtchn_init_control *op)
 		return -EINVAL;
 	if (f && f->vcpu[op->vcpu].block)
 		return -EINVAL;
-	rc = hold(d, op->control_gfn, &frame);
+	rc = mfn_get_both(MFN(op->control_gfn), d, TYPE_WRITABLE);
 	if (rc)
 		return rc;
+	frame = mfn_frame(MFN(op->control_gfn));
 	if (!f)
 		f = made = heap_zalloc(sizeof(*f));
 	if (!f) {
@@ -218,9 +210,10 @@ long fifo_expand_array(struct domain *d, uint64_t gfn)
 		return -EOPNOTSUPP;
 	if (f->pages == FIFO_PAGES || f->pages * FIFO_WORDS >= s->limit)
 		return -ENOSPC;
-	rc = hold(d, gfn, &frame);
+	rc = mfn_get_both(MFN(gfn), d, TYPE_WRITABLE);
 	if (rc)
 		return rc;
+	frame = mfn_frame(MFN(gfn));
 	first = f->pages * FIFO_WORDS;
 	flags = spin_lock_irq(&s->lock);
 	spin_lock(&f->lock);
