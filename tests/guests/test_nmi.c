@@ -63,8 +63,8 @@ static void nobody_asked(void)
 
 	CHECK_EQ("bad address", hypercall2(__HYPERVISOR_callback_op, CALLBACKOP_register, VA(&c)),
 		 -EINVAL);
-	CHECK_EQ("unregister", hypercall2(__HYPERVISOR_callback_op, CALLBACKOP_unregister, VA(&drop)),
-		 0);
+	CHECK_EQ("unregister",
+		 hypercall2(__HYPERVISOR_callback_op, CALLBACKOP_unregister, VA(&drop)), 0);
 	CHECK(no_fault(send, 0), "an NMI that nobody asked for");
 	ask_for_nmis();
 	CHECK(!no_fault(send, 0), "no NMI");

@@ -135,7 +135,8 @@ static void off_is_off_on_all(void)
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
 		struct mitigations m = mitigation_choose(&table[i].p, &o);
 
-		CHECK(!m.retpolines && !m.xpti && !m.l1tf && !m.ibrs_always && !m.ibrs_entry && !m.rsb_entry);
+		CHECK(!m.retpolines && !m.xpti && !m.l1tf && !m.ibrs_always && !m.ibrs_entry &&
+		      !m.rsb_entry);
 		CHECK(!m.ibpb && !m.verw && !m.stibp && !m.ssbd);
 	}
 }

@@ -142,9 +142,9 @@ static void switches_have_many_words(void)
 
 static void mitigations_have_words(void)
 {
-	const struct boot_options *o = parse(
-		"spec-ctrl=no-ibrs,ibpb=no,stibp,ssbd=on,rsb=1,verw=0,eager-fpu "
-		"pcid=no pv-l1tf xpti=1");
+	const struct boot_options *o =
+		parse("spec-ctrl=no-ibrs,ibpb=no,stibp,ssbd=on,rsb=1,verw=0,eager-fpu "
+		      "pcid=no pv-l1tf xpti=1");
 
 	CHECK_EQ(o->ibrs, 0);
 	CHECK_EQ(o->ibpb, 0);

@@ -156,11 +156,10 @@ static const struct {
 	{kind, 8, defined, real_##op##_8}, {kind, 4, defined, real_##op##_4}, \
 		{kind, 2, defined, real_##op##_2}, {kind, 1, defined, real_##op##_1},
 	SIZES(INSN_OR, or, LOGICAL_FLAGS) SIZES(INSN_AND, and, LOGICAL_FLAGS)
-		SIZES(INSN_XOR, xor, LOGICAL_FLAGS)
-			SIZES(INSN_CMPXCHG, cmpxchg, EFLAGS_ARITHMETIC)
-				SIZES(INSN_XCHG, xchg, EFLAGS_ARITHMETIC)
-					SIZES(INSN_MOV_STORE, mov, EFLAGS_ARITHMETIC){
-						INSN_BTS, 8, EFLAGS_CF, real_bts_8},
+		SIZES(INSN_XOR, xor, LOGICAL_FLAGS) SIZES(INSN_CMPXCHG, cmpxchg, EFLAGS_ARITHMETIC)
+			SIZES(INSN_XCHG, xchg, EFLAGS_ARITHMETIC)
+				SIZES(INSN_MOV_STORE, mov,
+				      EFLAGS_ARITHMETIC){INSN_BTS, 8, EFLAGS_CF, real_bts_8},
 	{INSN_BTS, 4, EFLAGS_CF, real_bts_4},
 	{INSN_BTR, 8, EFLAGS_CF, real_btr_8},
 	{INSN_BTR, 2, EFLAGS_CF, real_btr_2},
@@ -195,7 +194,8 @@ static void try_operation(unsigned n, uint64_t *state)
 		reg %= 16;
 	regs.rdx = reg;
 	*entry = start;
-	CHECK_EQ(apply(&owner, &i, source_of(&regs, &i), insn_get(&regs, 0, i.size, false), &op), 0);
+	CHECK_EQ(apply(&owner, &i, source_of(&regs, &i), insn_get(&regs, 0, i.size, false), &op),
+		 0);
 	finish(&regs, &i, &op);
 	operations[n].real(&expected, &reg, &rax, &flags);
 	CHECK_MSG(

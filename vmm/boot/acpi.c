@@ -137,7 +137,10 @@ static void add_override(const uint8_t *p)
 
 /* The length that an entry of this type must have to be read; of all others only type and length are. */
 static const uint8_t madt_entry_bytes[256] = {
-	[MADT_CPU] = 8, [MADT_IOAPIC] = 12, [MADT_OVERRIDE] = 10, [MADT_X2APIC] = 16,
+	[MADT_CPU] = 8,
+	[MADT_IOAPIC] = 12,
+	[MADT_OVERRIDE] = 10,
+	[MADT_X2APIC] = 16,
 };
 
 static void parse_madt(const uint8_t *table, uint32_t bytes)

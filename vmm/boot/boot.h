@@ -58,7 +58,7 @@ struct boot_options {
 	uint64_t dom0_mem, dom0_mem_min, dom0_mem_max; /* bytes, 0: not given */
 	unsigned dom0_vcpus_min, dom0_vcpus_max;       /* between: as many as CPUs */
 	unsigned maxcpus;			       /* 0: all */
-	int noreboot, sync_console, fault_injection; /* the last: debug key f works */
+	int noreboot, sync_console, fault_injection;   /* the last: debug key f works */
 	/* -1: as is best */
 	int smep, smap, pcid, xpti, pv_l1tf, spec_ctrl, ibrs, ibpb, stibp, ssbd, rsb, verw;
 	bool tsc_unstable;

@@ -5,13 +5,13 @@
  */
 #pragma once
 
-#define PATCH_SMAP	   0
-#define PATCH_ENTRY	   1 /* anything to do on the way in: one of the next three */
-#define PATCH_EXIT	   2 /* or out */
-#define PATCH_XPTI	   3
-#define PATCH_IBRS	   4
-#define PATCH_RSB	   5
-#define PATCH_VERW	   6
+#define PATCH_SMAP	0
+#define PATCH_ENTRY	1 /* anything to do on the way in: one of the next three */
+#define PATCH_EXIT	2 /* or out */
+#define PATCH_XPTI	3
+#define PATCH_IBRS	4
+#define PATCH_RSB	5
+#define PATCH_VERW	6
 #define PATCH_THUNK_JMP 7
 #define PATCH_SHORT	8 /* not PATCH_XPTI */
 #define PATCH_PCID	9

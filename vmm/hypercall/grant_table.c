@@ -761,7 +761,8 @@ static long unmap_all(guest_va_t *at, uint32_t *left)
 		bool flush = false;
 
 		while (n < nr && !rc) {
-			rc = copy_from_guest(&op[n], GUEST_VA(at->v + n * sizeof(*op)), sizeof(*op));
+			rc = copy_from_guest(&op[n], GUEST_VA(at->v + n * sizeof(*op)),
+					     sizeof(*op));
 			if (!rc)
 				rc = unmap_one(&op[n], &done[n], &flush);
 			if (!rc)
