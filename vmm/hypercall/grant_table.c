@@ -717,7 +717,7 @@ static long map_or_copy_all(guest_va_t *at, uint32_t *left, bool map)
 		struct gnttab_copy copy;
 	} op;
 	const size_t bytes = map ? sizeof(op.map) : sizeof(op.copy);
-	struct side from = {NULL}, to = {NULL};
+	struct side from = {.owner = NULL}, to = {.owner = NULL};
 	long rc = 0;
 
 	while (*left && !rc) {
