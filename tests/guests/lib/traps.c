@@ -146,7 +146,11 @@ static void register_entry(unsigned type, unsigned number)
 
 void traps_init(void)
 {
+	struct callback_unregister nmi = {.type = CALLBACKTYPE_nmi};
+
 	install_usual_traps();
+	/* Whoever wants them asks for them. */
+	hypercall2(__HYPERVISOR_callback_op, CALLBACKOP_unregister, VA(&nmi));
 	register_entry(CALLBACKTYPE_event, VECTOR_EVENT);
 	register_entry(CALLBACKTYPE_syscall, VECTOR_SYSCALL);
 	register_entry(CALLBACKTYPE_syscall32, VECTOR_SYSCALL32);
