@@ -103,6 +103,9 @@ static void wait(void)
 	spin(0);
 }
 
-const struct part parts[] = {
-	{"own", own},	      {"nobody-asked", nobody_asked}, {"trap-table", trap_table},
-	{"machine", machine}, {"wait", wait},		      {0}};
+const struct part parts[] = {{"own", own},
+			     {"nobody-asked", nobody_asked},
+			     {"trap-table", trap_table},
+			     {"machine", machine},
+			     {"wait", wait},
+			     {0}};
