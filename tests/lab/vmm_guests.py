@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+"""Guests on the hypervisor of this tree: what the tests of them ask of host a, and how they are run on one host.
+
+After each test the hypervisor recounts who holds which frame; when no guest is there, what it has given away is compared with what that was at the beginning.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
+
+import lab_guests  # noqa: E402
+from lab_guests import CONFIG, CONSOLE, GUEST, domains, lab, sh, verdicts  # noqa: E402
+from rig import expect, wait_until  # noqa: E402
+from vmm_hosts import END, SLOW, run  # noqa: E402
+
+HOST = ("--hosts", "1", "--hypervisor", "pagurus", "--smp", "2", "--mem", "1536")
+SAMPLES = 5
+LATE = 99
+
+
+def dmesg():
+    return sh("a", "xl dmesg").stdout
+
+
+@dataclasses.dataclass
+class Held:
+    """What there is of the hypervisor's, as it counts: pages that are free for others, everybody's mappings of grants, timers that run."""
+    free: int
+    mappings: int
+    timers: int
+
+    def no_more_than(self, before):
+        return self.free == before.free and self.mappings <= before.mappings and self.timers <= before.timers
+
+
+def held(times=1):
+    """Now and some moments later."""
+    text = sh("a", f"for i in $(seq {times}); do xl debug-keys gtm; done; xl dmesg").stdout
+    # What a domain once needed to keep its mappings in, it keeps.
+    return [Held(int(re.search(r"Memory: (\d+) of", part)[1]) + sum(map(int, re.findall(r"mappings of others' in (\d+) frames", part))),
+                 sum(map(int, re.findall(r"(\d+) mappings of others", part))), int(re.search(r"(\d+) timers run", part)[1]))
+            for part in text.split("Grants of domain 0")[-times:]]
+
+
+def held_at_most():
+    """For comparing later: dom0's timers come and go."""
+    samples = held(SAMPLES)
+    return Held(samples[-1].free, *(max(getattr(s, what) for s in samples) for what in ("mappings", "timers")))
+
+
+def nothing_left(before):
+    """Frames of the last guest may still be on their way back."""
+    wait_until(lambda: held()[0].no_more_than(before), f"no more to be held than {before}", SLOW)
+
+
+def audit():
+    said = re.findall(r"audit: .*", sh("a", "xl debug-keys a; xl dmesg").stdout)
+    expect(said and "all counted right" in said[-1], "\n".join(said[-8:]))
+
+
+def until(condition, what, then="true"):
+    """Waits until the shell's condition holds in host a, and does the rest; what it says. To ask again and again from here would cost the host more than the condition."""
+    r = sh("a", f"end=$((SECONDS + {SLOW:.0f})); until {condition}; do [ $SECONDS -lt $end ] || exit {LATE}; sleep 0.5; done; {then}", None)
+    expect(r.returncode != LATE, f"waited {SLOW:.0f} s in vain for {what}")
+    expect(r.returncode == 0, f"{what}: exit status {r.returncode}: {r.stdout[-400:]} {r.stderr[-400:]}")
+    return r.stdout
+
+
+def gone():
+    until("[ $(xl list | wc -l) = 2 ]", "no guest to be there")
+
+
+def end():
+    """Of all guests, and of what they said."""
+    sh("a", "for id in $(xl list | awk 'NR > 2 { print $2 }'); do xl destroy $id; done; truncate -s 0 /var/log/xen/console/guest-*.log", None)
+    gone()
+
+
+def says(words, times=1):
+    """The guest."""
+    until(f"[ $(grep -c '{words}' {CONSOLE}) -ge {times} ]", f"{GUEST} to say '{words}'")
+
+
+def goes_on():
+    says("VERIFIER ok", verdicts("a") + 2)
+    verdicts("a")
+
+
+def begin(*options):
+    """The only guest, with its verifier at work."""
+    end()
+    sh("a", " ".join((f"xl create -q {CONFIG}", *options)))
+    goes_on()
+
+
+def console(guest):
+    return sh("a", f"cat /var/log/xen/console/guest-{guest}.log 2>/dev/null || true").stdout
+
+
+def do(guest, commands):
+    """In the shell on the guest's console; what it says until they are done."""
+    log = f"/var/log/xen/console/guest-{guest}.log"
+    # The shell shows what it was given as well, but not with the sum done.
+    before = sh("a", f"stat -c %s {log}; echo '{commands}; echo did-$((40+2))' > $(xenstore-read /local/domain/$(xl domid {guest})/console/tty)").stdout.strip()
+    new = f"tail -c +$(({before} + 1)) {log}"
+    return until(f"{new} | grep -q did-42", f"{guest}: {commands}", new)
+
+
+def no_warning():
+    lab_guests.test_z_no_warning_in_any_console()
+    text = pathlib.Path(f"/run/pagurus-lab/{lab_guests.NAME}/a/console.log").read_text(errors="replace")
+    expect(not END.search(text) and "counts are WRONG" not in text, text[-1500:])
+
+
+class Suite:
+    """Tests on one host of their own, or on host a of the lab LAB_NAME; those whose name has one of the command line's words."""
+
+    def __init__(self, name):
+        self.name, self.own, self.bad, self.before = name, "LAB_NAME" not in os.environ, 0, None
+
+    def wants(self, name):
+        return not sys.argv[1:] or any(word in name for word in sys.argv[1:])
+
+    def run(self, name, test):
+        self.bad += run(self.name, name, test)
+
+    def first_guest(self):
+        """What dom0 needs for its first guest it keeps: a page of event channels."""
+        end()
+        sh("a", f"xl create -q {CONFIG}; xl destroy {GUEST}")
+        gone()
+        self.before = held_at_most()
+
+    def counted(self, test):
+        test()
+        audit()
+        no_warning()
+        if not domains("a"):
+            nothing_left(self.before)
+
+    def each(self, tests):
+        """Those that are wanted of all names and what is run for them, in this order."""
+        for name, test in tests:
+            if self.wants(name):
+                self.run(name, lambda test=test: self.counted(test))
+
+    def main(self, tests):
+        """Runs what tests() runs; the exit status."""
+        if self.own:
+            lab_guests.NAME = f"{self.name}-{os.getpid()}"
+        try:
+            if self.own:
+                self.run("comes up", lambda: lab("up", *HOST))
+            if not self.bad:
+                self.run("first guest", self.first_guest)
+            if not self.bad:
+                tests()
+                self.run("no warning", no_warning)
+        finally:
+            if self.own:
+                self.run("goes down", lambda: lab("down"))
+        return 1 if self.bad else 0
+
+
+def main(name, module):
+    """The tests of the module, by their names; the exit status."""
+    suite = Suite(name)
+    tests = sorted((name.removeprefix("test_"), test) for name, test in module.items() if name.startswith("test_"))
+    return suite.main(lambda: suite.each(tests))
+
+
+__all__ = ["CONFIG", "CONSOLE", "GUEST", "SLOW", "Suite", "audit", "begin", "console", "dmesg", "do", "domains", "end", "expect", "goes_on", "gone",
+           "held_at_most", "lab", "main", "nothing_left", "says", "sh", "until", "verdicts"]
