@@ -172,11 +172,10 @@ void grants_free(struct domain *d)
 /* A reference to a frame that is the domain's to give, used as nothing that must not be written. GNTST_*. */
 static int get_frame(mfn_t m, const struct domain *d, bool write)
 {
-	if (!mfn_valid(m))
-		return GNTST_bad_page;
-	if (write)
-		return frame_get_both(mfn_frame(m), d, TYPE_WRITABLE) ? GNTST_bad_page : GNTST_okay;
-	return frame_get(mfn_frame(m), d) ? GNTST_okay : GNTST_bad_page;
+	bool held = write ? !mfn_get_both(m, d, TYPE_WRITABLE)
+			  : mfn_valid(m) && frame_get(mfn_frame(m), d);
+
+	return held ? GNTST_okay : GNTST_bad_page;
 }
 
 static void put_frame(mfn_t m, bool write)
