@@ -100,6 +100,7 @@ static void devices(void)
 			 -EPERM);
 	}
 	CHECK_EQ("set_iopl", hypercall2(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, VA(&iopl)), 0);
+	CHECK_EQ("caches", mmuext(MMUEXT_FLUSH_CACHE, 0, 0), -EOPNOTSUPP);
 	CHECK_EQ("the console", hypercall3(__HYPERVISOR_console_io, CONSOLEIO_read, 8, VA(room)),
 		 -EPERM);
 }
@@ -298,6 +299,7 @@ static void ports_of_others(void)
 static void life_of_others(void)
 {
 	struct sched_pin_override pin = {.pcpu = 0};
+	static uint64_t room[8];
 	xen_commandline_t line = "";
 
 	for (unsigned n = nr_others(); n--;) {
@@ -310,6 +312,7 @@ static void life_of_others(void)
 	}
 	CHECK_EQ("pin_override", hypercall2(__HYPERVISOR_sched_op, SCHEDOP_pin_override, VA(&pin)),
 		 -EPERM);
+	CHECK(hypercall3(__HYPERVISOR_vcpu_op, VCPUOP_get_physid, 0, VA(room)) < 0, "get_physid");
 	CHECK_EQ("the command line",
 		 hypercall2(__HYPERVISOR_xen_version, XENVER_commandline, VA(line)), 0);
 	CHECK(!strcmp(line, "<denied>"), "the command line is %.*s", 40, line);
