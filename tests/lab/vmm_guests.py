@@ -77,7 +77,7 @@ def gone():
 
 def end():
     """Of all guests, and of what they said."""
-    sh("a", "for id in $(xl list | awk 'NR > 2 { print $2 }'); do xl destroy $id; done; truncate -s 0 /var/log/xen/console/guest-*.log", None)
+    sh("a", "for id in $(xl list | awk 'NR > 2 { print $2 }'); do xl destroy $id; done; truncate -c -s 0 /var/log/xen/console/guest-*.log", None)
     gone()
 
 
