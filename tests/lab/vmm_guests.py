@@ -105,8 +105,10 @@ def console(guest):
 def do(guest, commands):
     """In the shell on the guest's console; what it says until they are done."""
     log = f"/var/log/xen/console/guest-{guest}.log"
+    # The console daemon gives a restored guest its terminal when it comes to that.
+    terminal = until(f"t=$(xenstore-read /local/domain/$(xl domid {guest})/console/tty 2>/dev/null) && [ -c \"$t\" ]", f"the terminal of {guest}", "echo $t").strip()
     # The shell shows what it was given as well, but not with the sum done.
-    before = sh("a", f"stat -c %s {log}; echo '{commands}; echo did-$((40+2))' > $(xenstore-read /local/domain/$(xl domid {guest})/console/tty)").stdout.strip()
+    before = sh("a", f"stat -c %s {log}; echo '{commands}; echo did-$((40+2))' > {terminal}").stdout.strip()
     new = f"tail -c +$(({before} + 1)) {log}"
     return until(f"{new} | grep -q did-42", f"{guest}: {commands}", new)
 
