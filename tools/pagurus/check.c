@@ -56,7 +56,7 @@ static int receive_one(struct channel *c, uint32_t type, struct stream_reader *r
 	return rc;
 }
 
-int check_answer(struct channel *c, bool allow_sim, struct pgr_error *err)
+int check_answer(struct channel *c, bool allow_sim, uint64_t sim_free, struct pgr_error *err)
 {
 	struct stream_reader r;
 	struct stream_record rec;
@@ -67,7 +67,7 @@ int check_answer(struct channel *c, bool allow_sim, struct pgr_error *err)
 	stream_reader_free(&r);
 	if (rc)
 		return rc;
-	facts = guests_host_facts(allow_sim);
+	facts = guests_host_facts(allow_sim, sim_free);
 	text = json_dumps(facts, JSON_COMPACT);
 	if (text)
 		rc = send_one(c, PGR_REC_CHECK_REPLY, text, strlen(text), err);

@@ -10,7 +10,7 @@
 #include "tools/pagurus/connect.h"
 
 /* Answer one on a connection with TLS done. Does not close c. */
-int check_answer(struct channel *c, bool allow_sim, struct pgr_error *err);
+int check_answer(struct channel *c, bool allow_sim, uint64_t sim_free, struct pgr_error *err);
 
 /*
  * Ask host h. *facts: what it says about itself (hostile: shown, never acted upon), with "round_trip_ns", "clock_offset_ns"

@@ -324,6 +324,8 @@ int verb_daemon(int argc, char **argv)
 		{"foreground", OPTION_FLAG, &foreground, NULL, "stay in the foreground", 0, 0},
 		{"allow-sim", OPTION_FLAG, &d.allow_sim, NULL,
 		 "also move simulated guests (for tests)", 0, 0},
+		{"sim-free", OPTION_SIZE, &d.sim_free, "SIZE",
+		 "tests: say that so much memory is free for simulated guests", 0, INT64_MAX},
 		{"sim-run", OPTION_MS, &d.sim_run_ms, "TIME",
 		 "how long a simulated guest runs here before it is verified and ended", 0,
 		 3600000},

@@ -92,6 +92,7 @@ struct daemon {
 	struct paths paths;
 	bool allow_sim;
 	uint64_t sim_run_ms;
+	uint64_t sim_free; /* bytes that are said to be free, 0: nothing is said */
 	uint64_t
 		resume_wait_ms; /* how long a guest that was arriving waits for a source that went away */
 	int listeners[4];

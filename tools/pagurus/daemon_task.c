@@ -112,6 +112,7 @@ struct task *daemon_task_start(struct daemon *d, const char *job,
 	json_object_set_new(request, "config", json_string(d->paths.config));
 	json_object_set_new(request, "state", json_string(d->paths.state));
 	json_object_set_new(request, "allow_sim", json_boolean(d->allow_sim));
+	json_object_set_new(request, "sim_free", json_integer((json_int_t)d->sim_free));
 	json_object_set_new(request, "sim_run_ms", json_integer((json_int_t)d->sim_run_ms));
 	json_object_set_new(request, "resume_wait_ms", json_integer((json_int_t)d->resume_wait_ms));
 	rc = spawn(t, job, err);

@@ -57,7 +57,43 @@ int guests_open_suspended(const struct journal *j, struct guest_source **out, st
 					: guests_xen_open_suspended(j->uuid, out, err);
 }
 
-json_t *guests_host_facts(bool allow_sim)
+int guests_each(int (*each)(void *ctx, const struct guest_here *g), void *ctx,
+		struct pgr_error *err)
+{
+	return guests_xen_each(each, ctx, err);
+}
+
+static int look_at_sim(const char *name, struct guest_here *g, struct pgr_error *err)
+{
+	struct guest_description about = {.config = NULL};
+	struct guest_source *source;
+	int rc = guests_open_source(name, &source, err);
+
+	if (rc)
+		return rc;
+	rc = source->ops->describe(source, &about, err);
+	/* It was made only to look at it. */
+	if (!rc)
+		rc = source->ops->destroy(source, err);
+	source->ops->close(source);
+	if (rc) {
+		guest_description_free(&about);
+		return rc;
+	}
+	*g = (struct guest_here){.memory = about.info.populated * PGR_PAGE_SIZE,
+				 .vcpus = about.info.vcpus};
+	memcpy(g->name, about.info.name, sizeof(g->name));
+	memcpy(g->uuid, about.info.uuid, sizeof(g->uuid));
+	guest_description_free(&about);
+	return 0;
+}
+
+int guests_look(const char *name, struct guest_here *g, struct pgr_error *err)
+{
+	return strncmp(name, "sim:", 4) ? guests_xen_look(name, g, err) : look_at_sim(name, g, err);
+}
+
+json_t *guests_host_facts(bool allow_sim, uint64_t sim_free)
 {
 	struct timespec now;
 	struct utsname u;
@@ -74,5 +110,7 @@ json_t *guests_host_facts(bool allow_sim)
 			    json_integer((json_int_t)now.tv_sec * 1000000000 + now.tv_nsec));
 	json_object_set_new(facts, "allow_sim", json_boolean(allow_sim));
 	guests_xen_facts(facts);
+	if (sim_free)
+		json_object_set_new(facts, "free_memory_bytes", json_integer((json_int_t)sim_free));
 	return facts;
 }

@@ -51,7 +51,24 @@ int guests_remove_suspended(const struct journal *j, struct pgr_error *err);
 int guests_open_suspended(const struct journal *j, struct guest_source **out,
 			  struct pgr_error *err);
 
-/* Facts about this host for `pagurus host check`: hypervisor, memory, processor. Never fails: says what it could not find out. */
-json_t *guests_host_facts(bool allow_sim);
+/* A guest that lives here, as another might be asked to take it. */
+struct guest_here {
+	char name[256];
+	uint8_t uuid[16];
+	uint64_t memory; /* bytes that it has now */
+	uint32_t vcpus;
+	bool arriving; /* not one yet: it is on its way here */
+};
+/* Call each() for every guest here, simulated ones excepted; the first non-zero of each() ends it. -ENOTSUP, -EIO. */
+int guests_each(int (*each)(void *ctx, const struct guest_here *g), void *ctx,
+		struct pgr_error *err);
+/* The one that is called so, or has that number. Errors: guests_open_source's. Disturbs no session that moves it. */
+int guests_look(const char *name, struct guest_here *g, struct pgr_error *err);
+
+/*
+ * Facts about this host for `pagurus host check`: hypervisor, memory, processor. Never fails: says what it could not find out.
+ * sim_free: bytes that are free for simulated guests, 0: not said.
+ */
+json_t *guests_host_facts(bool allow_sim, uint64_t sim_free);
 
 #endif

@@ -282,6 +282,67 @@ int guests_xen_watch(const uint8_t uuid[16], struct pgr_error *err)
 	return rc;
 }
 
+/* ---- what is here ---- */
+
+static bool describe(struct found *f, const libxl_dominfo *info, struct guest_here *g)
+{
+	char *name;
+
+	/* Not the control domain, and not what is about to be gone. */
+	if (!info->domid || info->dying ||
+	    (info->shutdown && info->shutdown_reason != LIBXL_SHUTDOWN_REASON_SUSPEND))
+		return false;
+	name = libxl_domid_to_name(f->ctx, info->domid);
+	if (!name)
+		return false;
+	*g = (struct guest_here){.memory = info->current_memkb * 1024, .vcpus = info->vcpu_online};
+	snprintf(g->name, sizeof(g->name), "%s", name);
+	memcpy(g->uuid, libxl_uuid_bytearray_const(&info->uuid), sizeof(g->uuid));
+	g->arriving = incoming_stem(name) > 0;
+	free(name);
+	return true;
+}
+
+int guests_xen_each(int (*each)(void *ctx, const struct guest_here *g), void *ctx,
+		    struct pgr_error *err)
+{
+	libxl_dominfo *list;
+	struct guest_here g;
+	struct found f;
+	int rc = open_libxl(&f, err), nr = 0;
+
+	if (rc)
+		return rc;
+	list = libxl_list_domain(f.ctx, &nr);
+	if (!list)
+		rc = pgr_fail(err, -EIO, "libxl cannot list the guests");
+	for (int i = 0; !rc && i < nr; i++)
+		if (describe(&f, &list[i], &g))
+			rc = each(ctx, &g);
+	if (list)
+		libxl_dominfo_list_free(list, nr);
+	close_libxl(&f);
+	return rc;
+}
+
+int guests_xen_look(const char *name, struct guest_here *g, struct pgr_error *err)
+{
+	libxl_dominfo info;
+	struct found f;
+	uint32_t domid;
+	int rc = open_libxl(&f, err);
+
+	if (rc)
+		return rc;
+	libxl_dominfo_init(&info);
+	if (libxl_domain_qualifier_to_domid(f.ctx, name, &domid) ||
+	    libxl_domain_info(f.ctx, &info, domid) || !describe(&f, &info, g))
+		rc = pgr_fail(err, -ENOENT, "no guest is called %s here: see `xl list`", name);
+	libxl_dominfo_dispose(&info);
+	close_libxl(&f);
+	return rc;
+}
+
 /* ---- facts ---- */
 
 void guests_xen_facts(json_t *facts)

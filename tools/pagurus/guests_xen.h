@@ -14,6 +14,7 @@
 
 #include "common/error.h"
 #include "migrate/guest.h"
+#include "tools/pagurus/guests.h"
 
 int guests_xen_source(const char *name, struct guest_source **out, struct pgr_error *err);
 int guests_xen_sink(bool paused, const char *rename, struct guest_sink **out,
@@ -30,6 +31,10 @@ int guests_xen_remove_suspended(const uint8_t uuid[16], struct pgr_error *err);
 /* A source whose only operations are resume, destroy and close: what source_recover() needs. */
 int guests_xen_open_suspended(const uint8_t uuid[16], struct guest_source **out,
 			      struct pgr_error *err);
+
+int guests_xen_each(int (*each)(void *ctx, const struct guest_here *g), void *ctx,
+		    struct pgr_error *err);
+int guests_xen_look(const char *name, struct guest_here *g, struct pgr_error *err);
 
 /* Add what is known to the object. */
 void guests_xen_facts(json_t *facts);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* `pagurus host init|cert|trust|check|list`: this host's key, and the hosts that it trusts. */
+/* `pagurus host init|cert|trust|check|list`: this host's key, and the hosts that it trusts. verb_evacuate.c has `evacuate`. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -243,6 +243,7 @@ static const struct {
 	{"trust", host_trust, "exchange certificates with a host"},
 	{"check", host_check, "ask a host whether it is ready"},
 	{"list", host_list, "the hosts that are trusted"},
+	{"evacuate", host_evacuate, "move every guest off this host"},
 };
 #define NR_ACTIONS (sizeof(actions) / sizeof(actions[0]))
 

@@ -13,6 +13,7 @@
 
 #include "tools/pagurus/client.h"
 #include "tools/pagurus/message.h"
+#include "tools/pagurus/move_request.h"
 #include "tools/pagurus/options.h"
 #include "tools/pagurus/paths.h"
 #include "tools/pagurus/report.h"
@@ -21,10 +22,8 @@
 
 struct migrate_options {
 	struct paths paths;
-	const char *compress;
-	uint64_t downtime_ms, bandwidth, channels, max_rounds, max_time_ms, throttle, delta_cache;
-	uint64_t reconnect_ms, suspend_timeout_ms;
-	bool verify, dry_run, json, detach;
+	struct move_request request;
+	bool dry_run, json, detach;
 };
 
 struct conversation {
@@ -35,19 +34,6 @@ struct conversation {
 	bool cancelled;
 	int status; /* -1: not over */
 };
-
-static json_t *make_request(const struct migrate_options *o, const char *guest, const char *host)
-{
-	return json_pack(
-		"{ss so so ss sI sI sI sI sI sI sI sI sI sb sb}", "request", "migrate", "guest",
-		message_string(guest), "host", message_string(host), "compress", o->compress,
-		"downtime_ms", (json_int_t)o->downtime_ms, "bandwidth", (json_int_t)o->bandwidth,
-		"channels", (json_int_t)o->channels, "max_rounds", (json_int_t)o->max_rounds,
-		"max_time_ms", (json_int_t)o->max_time_ms, "throttle", (json_int_t)o->throttle,
-		"delta_cache", (json_int_t)o->delta_cache, "reconnect_ms",
-		(json_int_t)o->reconnect_ms, "suspend_timeout_ms",
-		(json_int_t)o->suspend_timeout_ms, "verify", o->verify, "dry_run", o->dry_run);
-}
 
 /* An end that the daemon did not report as a result. */
 static void end_with(struct conversation *c, enum pgr_exit status, int code, const char *text)
@@ -164,7 +150,7 @@ static int converse(const struct migrate_options *o, const char *guest, const ch
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	c.signals = signalfd(-1, &set, SFD_CLOEXEC);
-	request = make_request(o, guest, host);
+	request = move_request_json(&o->request, guest, host, o->dry_run);
 	rc = request ? line_write(c.fd, request) : -ENOMEM;
 	json_decref(request);
 	if (rc)
@@ -178,38 +164,9 @@ static int converse(const struct migrate_options *o, const char *guest, const ch
 
 int verb_migrate(int argc, char **argv)
 {
-	struct migrate_options o = {.compress = "lz4",
-				    .downtime_ms = 300,
-				    .channels = 1,
-				    .throttle = 100,
-				    .reconnect_ms = 30000,
-				    .suspend_timeout_ms = 60000,
-				    .delta_cache = 64u << 20};
+	struct migrate_options o = {.request = MOVE_REQUEST_DEFAULT};
 	const struct option_spec options[] = {
-		{"downtime", OPTION_MS, &o.downtime_ms, "TIME",
-		 "longest stop of the guest (default 300ms; 0: as short as possible)", 0, 86400000},
-		{"bandwidth", OPTION_RATE, &o.bandwidth, "RATE",
-		 "most to send a second, as 100M or 1Gbit (default: no limit)", 0, 0},
-		{"channels", OPTION_COUNT, &o.channels, "N", "connections, 1 to 16 (default 1)", 1,
-		 PGR_CHANNELS_MAX},
-		{"compress", OPTION_STRING, &o.compress, "METHOD", "lz4 (default), zstd or none", 0,
-		 0},
-		{"delta-cache", OPTION_SIZE, &o.delta_cache, "SIZE",
-		 "memory to remember sent pages in, for sending differences (default 64M; 0: none)",
-		 0, 1ull << 36},
-		{"verify", OPTION_FLAG, &o.verify, NULL, "send everything twice and compare", 0, 0},
-		{"max-rounds", OPTION_COUNT, &o.max_rounds, "N",
-		 "give up copying while it runs after so many rounds (default 30)", 0, 1000},
-		{"max-time", OPTION_MS, &o.max_time_ms, "TIME", "give up after this long", 0,
-		 604800000},
-		{"throttle", OPTION_COUNT, &o.throttle, "PERCENT",
-		 "slow the guest down to this much of its speed if needed (default 100: never)", 1,
-		 100},
-		{"reconnect", OPTION_MS, &o.reconnect_ms, "TIME",
-		 "try so long to get a lost connection back, a third of it once the guest is stopped (default 30s)",
-		 3, 3600000},
-		{"suspend-timeout", OPTION_MS, &o.suspend_timeout_ms, "TIME",
-		 "give up when the guest does not stop by then (default 60s)", 1, 3600000},
+		MOVE_REQUEST_OPTIONS(&o.request),
 		{"dry-run", OPTION_FLAG, &o.dry_run, NULL,
 		 "ask whether the host would take it, move nothing", 0, 0},
 		{"detach", OPTION_FLAG, &o.detach, NULL, "return as soon as the move is under way",
@@ -227,7 +184,7 @@ int verb_migrate(int argc, char **argv)
 	paths_init(&o.paths);
 	if (!options_parse(&usage, argc, argv, &count, &status))
 		return status;
-	if (strcmp(o.compress, "lz4") && strcmp(o.compress, "zstd") && strcmp(o.compress, "none"))
-		return options_complain(&usage, "--compress %s: lz4, zstd or none", o.compress);
+	if (!move_request_check(&o.request, &usage, &status))
+		return status;
 	return converse(&o, argv[0], argv[1]);
 }

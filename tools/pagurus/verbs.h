@@ -27,6 +27,9 @@ int verb_cancel(int argc, char **argv);
 int verb_recover(int argc, char **argv);
 int verb_version(int argc, char **argv);
 
+/* Of `pagurus host`, in a file of its own. */
+int host_evacuate(int argc, char **argv);
+
 /* Not for people: processes that the others start. */
 int verb_worker(int argc, char **argv);
 int verb_keeper(int argc, char **argv);

@@ -92,7 +92,7 @@ static int answer_check(struct worker *w, struct channel *c, const char *peer,
 			struct pgr_error *err)
 {
 	(void)peer;
-	return check_answer(c, w->allow_sim, err);
+	return check_answer(c, w->allow_sim, message_number(w->request, "sim_free"), err);
 }
 
 int worker_answer(struct worker *w)
