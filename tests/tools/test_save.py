@@ -66,6 +66,44 @@ def test_keep_running():
         over(rig.a, "returned")
 
 
+def test_live():
+    """While it runs: pages that changed meanwhile are in the file twice, and the last one counts."""
+    busy = "sim:name=busy,memory=32M,set=8M,rate=16M"
+    with Rig("a", start=False) as rig:
+        path = rig.dir / "live"
+        # At 8 MB/s the first round takes seconds, in which it writes all of its set.
+        r = rig.a.run("save", "--live", "--json", "--bandwidth", "8M", "--downtime", "20s", busy, path).must(0)
+        result = r.result()
+        expect(result["rounds"] >= 2 and result["outcome"] == "moved", str(result))
+        phases = [o["phase"] for o in r.lines() if o["type"] == "progress"]
+        expect("rounds" in phases and phases.index("rounds") < phases.index("stop"), str(phases))
+        expect(0 < result["stop"]["total_ns"] < result["elapsed_ns"], str(result["stop"]))
+        over(rig.a, "returned")
+        facts = json.loads(rig.a.run("inspect", "--json", path).must(0).out)
+        expect(facts["digest_recomputed"] and sum(facts["pages"].values()) > 32 << 8, str(facts))
+        verified = subprocess.run([sys.executable, VERIFIER, "--quiet", path], capture_output=True, text=True)
+        expect(verified.returncode == 0, f"the independent verifier: {verified.stdout} {verified.stderr}")
+        out = rig.a.run("restore", "--allow-sim", "--sim-run", "100ms", path).must(0).out
+        expect("Guest busy was restored" in out, out)
+
+
+def test_live_gives_up():
+    """A guest that writes faster than the file takes it: it runs on, and there is no file."""
+    with Rig("a", start=False) as rig:
+        r = rig.a.run("save", "--live", "--bandwidth", "2M", "--downtime", "1ms", "--max-rounds", "2",
+                      "sim:name=busy,memory=16M,set=8M,rate=100M,content=random", rig.dir / "live").must(1)
+        expect("runs here as before" in r.err and "gave up" in r.err, r.err)
+        expect(not list(rig.dir.glob("live*")), "a piece of a file is left")
+        over(rig.a, "returned")
+
+
+def test_live_needs_a_log():
+    with Rig("a", start=False) as rig:
+        r = rig.a.run("save", "--live", SMALL + ",track=none", rig.dir / "x").must(1)
+        expect("without --live" in r.err, r.err)
+        expect(not list(rig.dir.glob("x*")), "a piece of a file is left")
+
+
 def test_no_room():
     with Rig("a", start=False) as rig:
         def small_files():

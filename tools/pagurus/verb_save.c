@@ -16,8 +16,8 @@
 struct save {
 	struct paths paths;
 	const char *compress;
-	uint64_t bandwidth;
-	bool overwrite, keep, json;
+	uint64_t bandwidth, downtime_ms, max_rounds;
+	bool overwrite, keep, live, json;
 	const char *guest_name;
 	char path[PATH_MAX];
 	struct view view;
@@ -54,6 +54,11 @@ static int open_guest(struct save *s, struct pgr_error *err)
 
 	if (!rc)
 		rc = s->guest->ops->describe(s->guest, &d, err);
+	if (!rc && s->live && !d.info.can_log_dirty)
+		rc = pgr_fail(
+			err, -EOPNOTSUPP,
+			"%s: so it cannot be saved while it runs; without --live it stands still meanwhile",
+			d.info.why_not);
 	if (!rc)
 		rc = local_session_guest(&s->session, &d.info, err);
 	guest_description_free(&d);
@@ -98,7 +103,7 @@ static int finish(struct save *s, struct pgr_error *err)
 static int run(struct save *s, const char *path, struct pgr_error *err)
 {
 	struct source_params p = {
-		.channels = 1, .bandwidth = s->bandwidth, .keep = s->keep, .stop_first = true};
+		.channels = 1, .bandwidth = s->bandwidth, .keep = s->keep, .stop_first = !s->live};
 	int rc = absolute(path, s->path, err);
 
 	if (!rc)
@@ -108,6 +113,8 @@ static int run(struct save *s, const char *path, struct pgr_error *err)
 	memcpy(p.session, s->session.journal.session, sizeof(p.session));
 	p.encode.method = method_of(s->compress);
 	p.policy.min_speed = 100;
+	p.policy.downtime_ns = s->downtime_ms * 1000000;
+	p.policy.max_rounds = (unsigned)s->max_rounds;
 	s->session.journal.keep = s->keep;
 	memcpy(s->session.journal.file, s->path, sizeof(s->path));
 	rc = open_guest(s, err);
@@ -126,12 +133,19 @@ static int run(struct save *s, const char *path, struct pgr_error *err)
 
 int verb_save(int argc, char **argv)
 {
-	static struct save s = {.compress = "lz4", .session = {.guest_lock = -1}};
+	static struct save s = {
+		.compress = "lz4", .downtime_ms = 300, .session = {.guest_lock = -1}};
 	const struct option_spec options[] = {
 		{"overwrite", OPTION_FLAG, &s.overwrite, NULL, "replace FILE when it is there", 0,
 		 0},
 		{"keep-running", OPTION_FLAG, &s.keep, NULL, "let the guest go on afterwards", 0,
 		 0},
+		{"live", OPTION_FLAG, &s.live, NULL,
+		 "write while it runs: it stands still only for the last of it, and goes on", 0, 0},
+		{"downtime", OPTION_MS, &s.downtime_ms, "TIME",
+		 "with --live: longest stop (default 300ms; 0: as short as possible)", 0, 86400000},
+		{"max-rounds", OPTION_COUNT, &s.max_rounds, "N",
+		 "with --live: give up after so many rounds (default 30)", 0, 1000},
 		{"compress", OPTION_STRING, &s.compress, "METHOD", "lz4 (default), zstd or none", 0,
 		 0},
 		{"bandwidth", OPTION_RATE, &s.bandwidth, "RATE",
@@ -142,7 +156,7 @@ int verb_save(int argc, char **argv)
 	};
 	const struct usage usage = {
 		"pagurus save [OPTIONS] GUEST FILE",
-		"Stop a guest and put it into a file, from which `pagurus restore` brings it back. Ctrl-C cancels: the guest runs on.",
+		"Stop a guest (or not: --live) and put it into a file, from which `pagurus restore` brings it back. Ctrl-C cancels: the guest runs on.",
 		options, 2, 2};
 	struct pgr_error err = PGR_ERROR_NONE;
 	int count, status, rc;
@@ -153,6 +167,7 @@ int verb_save(int argc, char **argv)
 		return status;
 	if (strcmp(s.compress, "lz4") && strcmp(s.compress, "zstd") && strcmp(s.compress, "none"))
 		return options_complain(&usage, "--compress %s: lz4, zstd or none", s.compress);
+	s.keep |= s.live;
 	s.guest_name = argv[0];
 	view_init(&s.view, s.json, "save", argv[0], argv[1]);
 	rc = run(&s, argv[1], &err);
