@@ -13,7 +13,7 @@ import termios
 from rig import PATIENCE, ROOT, SMALL, TOOL, Rig, expect, wait_until
 
 VERBS = ("migrate", "save", "restore", "inspect", "status", "cancel", "recover", "daemon", "version")
-ACTIONS = ("init", "cert", "trust", "check", "list")
+ACTIONS = ("init", "cert", "trust", "check", "list", "evacuate")
 COMMANDS = [(v,) for v in VERBS] + [("host", a) for a in ACTIONS]
 
 
