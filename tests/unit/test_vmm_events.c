@@ -79,6 +79,12 @@ int frame_get_both(struct frame *f, const struct domain *owner, enum page_type t
 	return 0;
 }
 
+void shadow_mark_frame(struct domain *d, mfn_t m)
+{
+	(void)d;
+	(void)m;
+}
+
 void frame_put_both(struct frame *f)
 {
 	CHECK(f->ref > 0);

@@ -69,6 +69,11 @@ void vcpu_timers_move(struct vcpu *v, unsigned cpu)
 	v->timer.cpu = cpu;
 }
 
+void vcpu_areas_update(struct vcpu *v)
+{
+	(void)v;
+}
+
 void vcpu_time_init_cpu(unsigned cpu)
 {
 	(void)cpu;

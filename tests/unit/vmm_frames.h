@@ -50,6 +50,9 @@ static inline void stored(void)
 	} while (0)
 /* NOLINTEND(bugprone-reserved-identifier) */
 #include "vmm/mm/page_type.c" /* NOLINT(bugprone-suspicious-include) */
+#ifdef WITH_SHADOWS
+#include "vmm/mm/shadow.c" /* NOLINT(bugprone-suspicious-include) */
+#endif
 #undef __atomic_compare_exchange_n
 #undef __atomic_exchange_n
 #undef __atomic_fetch_or
@@ -58,7 +61,7 @@ static inline void stored(void)
 #undef __atomic_sub_fetch
 #undef __atomic_store_n
 
-#define FRAMES 200u
+#define FRAMES 400u
 
 /* Who owns what. The guest is a domain without rights; the other one may map the guest's frames, as a toolstack does. */
 enum {
@@ -70,6 +73,7 @@ enum {
 	OWN = 181,	/* the hypervisor's own */
 	IO_FRAME = 182, /* not RAM, in the frame table */
 	NO_RAM = 183,	/* has an entry, and is nothing */
+	POOL = 200,	/* the hypervisor's, for shadow tables; no auditor but theirs looks there */
 	IO_FAR = 1000,	/* beyond the frame table, the guest may map it */
 	IO_OTHERS,
 };
@@ -129,6 +133,7 @@ static inline void flush_behind(const struct domain *d, uint32_t clock)
 /* ---- what the tests hold and where they look ---- */
 
 static unsigned typed_by_test[FRAMES], held_by_test[FRAMES];
+static unsigned granted; /* a frame that a grant's mapper holds and writes to; 0: none */
 
 /* The entries of tables that a test uses; the others are empty. */
 static uint16_t all_spots[PT_ENTRIES];
@@ -153,7 +158,7 @@ static inline bool test_is_io(uint64_t m)
 /* The processor fills its TLB with all that it could walk. */
 static inline void fill_tlb(unsigned c)
 {
-	for (unsigned n = 0; n < FRAMES; n++) {
+	for (unsigned n = 0; n < POOL; n++) {
 		uint64_t word = frames[n].type;
 
 		if (frames[n].owner != runs_on(c) || !used_as_table(word))
@@ -180,7 +185,7 @@ static struct holders held[FRAMES];
 static inline void recount(bool partial)
 {
 	memset(held, 0, sizeof(held));
-	for (unsigned n = 0; n < FRAMES; n++) {
+	for (unsigned n = 0; n < POOL; n++) {
 		uint64_t word = frames[n].type;
 		unsigned level = level_of(type_of(word)), type = type_of(word);
 		unsigned limit = PT_ENTRIES;
@@ -198,13 +203,23 @@ static inline void recount(bool partial)
 		held[n].refs += typed_by_test[n] + held_by_test[n];
 		held[n].refs += !!(frames[n].ref & REF_ALLOCATED);
 		held[n].types[type] += typed_by_test[n] + (n == SHARED);
+		if (granted && n == granted) {
+			held[n].refs++;
+			held[n].types[TYPE_WRITABLE]++;
+		}
+		for (unsigned v = 0; v < guest.nr_vcpus; v++) {
+			bool its = guest.vcpu[v]->table_kernel.v == n;
+
+			held[n].refs += its;
+			held[n].types[TYPE_L4] += its;
+		}
 		for (unsigned k = 0; k < nr_spots && spots[k] < limit; k++) {
 			uint64_t e = memory[n][spots[k]], m = pte_mfn(e).v;
 
 			if (!guest_slot(level, spots[k]) || !(e & PTE_P) ||
 			    (level == 1 && test_is_io(m)))
 				continue;
-			if (m >= FRAMES)
+			if (m >= POOL)
 				unit_fail(__FILE__, __LINE__, "L%u table %u has %llx", level, n,
 					  (unsigned long long)e);
 			held[m].refs++;
@@ -260,7 +275,7 @@ static inline void audit_entry(unsigned n, unsigned level, unsigned i)
 static inline void audit_safety(void)
 {
 	recount(false);
-	for (unsigned n = 0; n < FRAMES; n++) {
+	for (unsigned n = 0; n < POOL; n++) {
 		uint64_t word = frames[n].type, count = word & TYPE_COUNT_MASK;
 		unsigned type = type_of(word), known = 0;
 
@@ -293,7 +308,7 @@ static inline void audit(void)
 {
 	audit_safety();
 	recount(true);
-	for (unsigned n = 0; n < FRAMES; n++) {
+	for (unsigned n = 0; n < POOL; n++) {
 		uint64_t word = frames[n].type, count = word & TYPE_COUNT_MASK;
 		unsigned type = type_of(word), types = 0;
 
@@ -409,6 +424,44 @@ void bug(const char *file, int line, const char *what)
 	unit_fail(file, line, "the hypervisor would have died: %s", what);
 }
 
+#ifndef WITH_SHADOWS
+/* Nobody has asked for a log. */
+#define NO_SHADOWS bug(__FILE__, __LINE__, "there are no shadows")
+void shadow_mark_frame(struct domain *d, mfn_t m)
+{
+	(void)d;
+	(void)m;
+	NO_SHADOWS;
+}
+
+void shadow_entry_begin(struct frame *f)
+{
+	(void)f;
+	NO_SHADOWS;
+}
+
+void shadow_entry_end(struct frame *f, unsigned level, unsigned index)
+{
+	(void)f;
+	(void)level;
+	(void)index;
+	NO_SHADOWS;
+}
+
+void shadow_table_ends(struct frame *f)
+{
+	(void)f;
+	NO_SHADOWS;
+}
+
+void shadow_foreign(struct domain *d, struct frame *f)
+{
+	(void)d;
+	(void)f;
+	NO_SHADOWS;
+}
+#endif
+
 /* ---- the machine ---- */
 
 static inline void give(unsigned n, struct domain *d)
@@ -508,7 +561,7 @@ static inline int unpin(unsigned n)
 
 static inline int put_entry(unsigned n, unsigned level, unsigned i, uint64_t value)
 {
-	return LOCKED(&guest, pt_update(at(n), level, i, value, false, &guest));
+	return LOCKED(&guest, pt_update(at(n), level, i, value, 0, &guest));
 }
 
 static inline unsigned count(unsigned n)
@@ -548,7 +601,7 @@ static inline int drop_for_test(unsigned n)
 /* A dying domain: afterwards nothing is held by anybody. */
 static inline void relinquish(struct domain *d)
 {
-	for (unsigned n = 0; n < FRAMES; n++) {
+	for (unsigned n = 0; n < POOL; n++) {
 		while (frames[n].owner == d && typed_by_test[n])
 			(void)drop_for_test(n);
 		while (frames[n].owner == d && held_by_test[n]) {
@@ -556,7 +609,7 @@ static inline void relinquish(struct domain *d)
 			frame_put(at(n));
 		}
 	}
-	for (unsigned n = 0; n < FRAMES; n++)
+	for (unsigned n = 0; n < POOL; n++)
 		if (frame_get(at(n), d)) {
 			held_by_test[n]++;
 			CHECK_EQ(FINISHED(d, frame_relinquish(at(n))), 0);
@@ -564,7 +617,7 @@ static inline void relinquish(struct domain *d)
 			frame_put(at(n));
 		}
 	CHECK_EQ(FINISHED(d, 0), 0);
-	for (unsigned n = 0; n < FRAMES; n++)
+	for (unsigned n = 0; n < POOL; n++)
 		if (frames[n].owner == d && n != SHARED) {
 			CHECK_EQ(frames[n].ref & REF_COUNT_MASK, 1);
 			CHECK_EQ(frames[n].type & ~(TYPE_MASK | TYPE_FOREIGN), 0);

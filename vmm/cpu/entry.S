@@ -375,7 +375,7 @@ verw_operand:
 	and $-16, %rdx
 	cmp lowest_stack(%rip), %rdx
 	jb \slow
-	mov VCPU_TABLE_KERNEL(%rdi), %rax
+	mov VCPU_ROOT_KERNEL(%rdi), %rax
 	LOAD_TABLES %rax, 1
 	STAC_IF_SMAP
 	movzwl F(R_ss), %eax
@@ -445,7 +445,7 @@ syscall_entry:
 	jne syscall_slow
 	cmpq $HYPERCALL_IRET, F(R_rax)
 	jne hypercall_entry
-	cmpq $-1, VCPU_TABLE_USER(%rdi)
+	cmpq $-1, VCPU_ROOT_USER(%rdi)
 	je syscall_slow
 	/* struct iret_context. Until all of it is read, the frame's rax, rcx and rsp stay: the long way begins with them. */
 	mov F(R_rsp), %rdx
@@ -485,7 +485,7 @@ syscall_entry:
 	GET 0, %rax
 	CLAC_IF_SMAP
 	mov %rsi, F(R_rsp)
-	mov VCPU_TABLE_USER(%rdi), %rsi
+	mov VCPU_ROOT_USER(%rdi), %rsi
 	LOAD_TABLES %rsi, 0
 	UNLESS PATCH_VERW, 2f
 	verw verw_operand(%rip)

@@ -23,8 +23,8 @@
 #define PCPU_TABLES	   44
 #define PCPU_FRESH	   45
 #define VCPU_INFO	   8
-#define VCPU_TABLE_KERNEL  16
-#define VCPU_TABLE_USER	   24
+#define VCPU_ROOT_KERNEL   16
+#define VCPU_ROOT_USER	   24
 #define VCPU_SYSCALL_ENTRY 32
 #define VCPU_KERNEL_SP	   40
 #define VCPU_IOPL	   48
@@ -32,9 +32,9 @@
 #define MODE_KERNEL	   1
 #define VCPU_NMI_PENDING   (VCPU_MODE + 1)
 #define VCPU_SYSCALL_MASKS 56
-#define VCPU_PF_ENTRY	   (64 + 14 * 16)
-#define VCPU_PF_FLAGS	   (VCPU_PF_ENTRY + 10)
+#define VCPU_PF_FLAGS	   (64 + 14 * 16 + 10)
 #define VCPU_CR2	   (64 + 256 * 16 + 2 * 8)
+#define VCPU_PF_ENTRY	   (64 + 256 * 16 + 8 * 8)
 #define INFO_PENDING	   0
 #define INFO_MASK	   1
 #define INFO_CR2	   16
@@ -51,6 +51,7 @@ enum soft_event {
 	SOFT_SCHEDULE, /* another vCPU may have to run */
 	SOFT_TIMER,    /* timers may be due */
 	SOFT_NMI,      /* one came */
+	SOFT_AREAS,    /* what is told to the vCPU could not be written (domain/vcpu_time.h) */
 };
 
 struct pcpu {

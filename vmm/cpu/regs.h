@@ -79,6 +79,7 @@ enum {
 #define PF_WRITE   2u
 #define PF_USER	   4u
 #define PF_RSVD	   8u
+#define PF_FETCH   16u
 
 static inline uint64_t rdmsr(uint32_t msr)
 {

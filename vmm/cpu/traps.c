@@ -30,6 +30,7 @@
 #include "vmm/lib/string.h"
 #include "vmm/mm/access.h"
 #include "vmm/mm/map.h"
+#include "vmm/mm/shadow.h"
 #include "vmm/mm/tlb.h"
 #include "vmm/mm/walk.h"
 #include "vmm/platform/irq.h"
@@ -50,8 +51,8 @@ _Static_assert(offsetof(struct pcpu, vcpu) == PCPU_VCPU, "entry.S");
 _Static_assert(offsetof(struct pcpu, tables) == PCPU_TABLES, "entry.S");
 _Static_assert(offsetof(struct pcpu, fresh) == PCPU_FRESH, "entry.S");
 _Static_assert(offsetof(struct vcpu, info) == VCPU_INFO, "entry.S");
-_Static_assert(offsetof(struct vcpu, table_kernel) == VCPU_TABLE_KERNEL, "entry.S");
-_Static_assert(offsetof(struct vcpu, table_user) == VCPU_TABLE_USER, "entry.S");
+_Static_assert(offsetof(struct vcpu, root_kernel) == VCPU_ROOT_KERNEL, "entry.S");
+_Static_assert(offsetof(struct vcpu, root_user) == VCPU_ROOT_USER, "entry.S");
 _Static_assert(offsetof(struct vcpu, syscall_entry) == VCPU_SYSCALL_ENTRY, "entry.S");
 _Static_assert(offsetof(struct vcpu, kernel_sp) == VCPU_KERNEL_SP, "entry.S");
 _Static_assert(offsetof(struct vcpu, iopl) == VCPU_IOPL, "entry.S");
@@ -59,7 +60,7 @@ _Static_assert(offsetof(struct vcpu, kernel_mode) == VCPU_MODE, "entry.S");
 _Static_assert(offsetof(struct vcpu, nmi_pending) == VCPU_NMI_PENDING, "entry.S");
 _Static_assert(offsetof(struct vcpu, nmi_masked) == VCPU_MODE + 3, "entry.S");
 _Static_assert(offsetof(struct vcpu, syscall_disables_events) == VCPU_SYSCALL_MASKS, "entry.S");
-_Static_assert(offsetof(struct vcpu, trap[TRAP_PAGE_FAULT].address) == VCPU_PF_ENTRY, "entry.S");
+_Static_assert(offsetof(struct vcpu, page_fault_entry) == VCPU_PF_ENTRY, "entry.S");
 _Static_assert(offsetof(struct vcpu, trap[TRAP_PAGE_FAULT].flags) == VCPU_PF_FLAGS, "entry.S");
 _Static_assert(offsetof(struct vcpu, ctrlreg[2]) == VCPU_CR2, "entry.S");
 _Static_assert(offsetof(struct vcpu_info, evtchn_upcall_pending) == INFO_PENDING, "entry.S");
@@ -243,6 +244,14 @@ static __attribute__((cold)) void crash_unwritable(const char *what)
 /* Found out by entry.S's short ways to the kernel, which have gone to its tables already. */
 void stack_fault(struct cpu_user_regs *regs)
 {
+	struct vcpu *v = current;
+
+	if (unlikely(v->domain->shadow != NULL)) {
+		/* Its shadow may have a hole there, which could not be mended with interrupts off: from the start, the long way. */
+		toggle_guest_mode(v);
+		syscall_from_guest(regs);
+		return;
+	}
 	irq_enable();
 	crash_unwritable(name_of(regs->entry_vector));
 }
@@ -386,6 +395,9 @@ static void page_fault(struct cpu_user_regs *regs, uint64_t address)
 		deliver_page_fault(regs, address, (regs->error_code & ~PF_RSVD) | PF_PRESENT);
 		return;
 	}
+	if (unlikely(v->domain->shadow != NULL) &&
+	    shadow_fault(v, address, &regs->error_code, true) == SHADOW_DONE)
+		return;
 	if ((regs->error_code & (PF_PRESENT | PF_WRITE | PF_RSVD)) == (PF_PRESENT | PF_WRITE) &&
 	    v->kernel_mode) {
 		switch (emulate_table_write(regs, address)) {
@@ -617,7 +629,7 @@ static void iret_fault(const struct cpu_user_regs *regs)
 void trap_from_hypervisor(struct cpu_user_regs *regs)
 {
 	unsigned vector = regs->entry_vector;
-	uint64_t to;
+	uint64_t to, cr2 = read_cr2();
 
 	if (vector >= 32) {
 		interrupt(vector);
@@ -625,6 +637,19 @@ void trap_from_hypervisor(struct cpu_user_regs *regs)
 	}
 	if (regs->rip == (uint64_t)guest_iret)
 		iret_fault(regs);
+	if (vector == TRAP_PAGE_FAULT && guest_range_ok(GUEST_VA(cr2), 1) &&
+	    current->domain->shadow) {
+		switch (shadow_fault(current, cr2, &regs->error_code, regs->rflags & EFLAGS_IF)) {
+		case SHADOW_DONE:
+			return;
+		case SHADOW_LATER:
+			current->areas_stale = true;
+			raise_soft(this_cpu(), SOFT_AREAS);
+			break;
+		default:
+			break;
+		}
+	}
 	to = fixup_find(regs->rip);
 	if (to) {
 		regs->rip = to;

@@ -25,6 +25,7 @@
 #include "vmm/lib/xen.h"
 #include "vmm/mm/heap.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/shadow.h"
 #include "vmm/sched/sched.h"
 
 #define FRAMES_AT_ONCE 64u
@@ -167,6 +168,7 @@ int domain_destroy(struct domain *d)
 		switch ((enum stage)d->destroy) {
 		case STOP:
 			domain_pause(d);
+			shadow_disable(d);
 			/* Here and not when it is freed: timers cannot be ended from a timer. */
 			watchdogs_kill(d);
 			for (unsigned i = 0; i < d->nr_vcpus; i++) {

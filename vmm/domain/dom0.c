@@ -26,6 +26,7 @@
 #include "vmm/mm/heap.h"
 #include "vmm/mm/map.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/shadow.h"
 #include "vmm/platform/irq.h"
 #include "vmm/platform/serial.h"
 
@@ -282,6 +283,7 @@ static void use_tables(const struct plan *p, struct vcpu *v)
 	if (rc)
 		cannot("its first page tables are not valid (%d)", rc);
 	v->table_kernel = frame_mfn(l4);
+	vcpu_tables_changed(v);
 }
 
 /* ---- contents ---- */

@@ -164,6 +164,7 @@ int vcpu_create(struct domain *d, unsigned id, struct vcpu **out)
 	v->id = id;
 	v->tag = __atomic_add_fetch(&last_tag, 1, __ATOMIC_RELAXED);
 	v->table_kernel = v->table_user = v->info_frame = MFN_NONE;
+	v->root_kernel = v->root_user = MFN_NONE;
 	for (unsigned i = 0; i < GDT_PAGES; i++)
 		v->gdt[i] = MFN_NONE;
 	for (unsigned i = 0; i < LDT_PAGES; i++)

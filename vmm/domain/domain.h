@@ -33,7 +33,11 @@
 struct domain;
 struct evtchn_state; /* hypercall/event_channel.c */
 struct grant_state;  /* hypercall/grant_table.c */
+struct shadow;	     /* mm/shadow.c */
 struct xsave_state;  /* cpu/fpu.c */
+
+#define PAGES_UNFINISHED 1u
+#define PAGES_LOGGED	 8u
 
 enum run_state { VCPU_RUNNING, VCPU_RUNNABLE, VCPU_BLOCKED, VCPU_OFFLINE }; /* RUNSTATE_* */
 _Static_assert(RUNSTATE_running == 0 && RUNSTATE_offline == 3, "the numbers are the ABI's");
@@ -48,7 +52,7 @@ struct vcpu {
 	/* Known to entry.S: VCPU_* in cpu/pcpu.h. */
 	struct domain *domain;
 	struct vcpu_info *info; /* shared: in the shared page, or where register_vcpu_info put it */
-	mfn_t table_kernel, table_user; /* frames held as TYPE_L4; MFN_NONE: none */
+	mfn_t root_kernel, root_user; /* what the processor walks: the tables below or their shadows */
 	uint64_t syscall_entry, kernel_sp;
 	unsigned iopl;	  /* 0..3 as asked by PHYSDEVOP_set_iopl; 1: the kernel only */
 	bool kernel_mode; /* it runs on its kernel's tables */
@@ -58,7 +62,9 @@ struct vcpu {
 	bool syscall_disables_events;
 	struct trap_handler trap[256];
 	uint64_t ctrlreg[8]; /* 0, 2 and 4 as the guest sees them */
+	uint64_t page_fault_entry; /* trap[14].address, or 0: each is looked at (mm/shadow.c) */
 
+	mfn_t table_kernel, table_user; /* frames held as TYPE_L4; MFN_NONE: none */
 	unsigned id;
 	uint64_t tag; /* no other vCPU ever has the same */
 
@@ -136,7 +142,10 @@ struct domain {
 	spinlock_t page_lock;	     /* types of its tables */
 	spinlock_t frames_lock;	     /* its list of frames and their counts; a leaf */
 	struct frame *unfinished[8]; /* tables given up in part (page_type.h); under page_lock */
-	bool any_unfinished;
+	uint8_t page_work;	     /* PAGES_*: what to do besides; under page_lock */
+	spinlock_t shadow_lock;	     /* a leaf */
+	struct shadow *shadow;	     /* NULL: off; under both locks */
+	uint64_t shadow_wish;	     /* pages for its tables; 0: nobody has said */
 
 	struct domain *next; /* list of all, by id */
 

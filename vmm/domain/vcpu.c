@@ -9,6 +9,7 @@
 #include "vmm/lib/string.h"
 #include "vmm/mm/access.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/shadow.h"
 
 static int check(const struct vcpu_guest_context *c)
 {
@@ -48,6 +49,7 @@ static int hold_tables(struct vcpu *v, const struct vcpu_guest_context *c)
 		vcpu_put_table(&v->table_user);
 		v->table_kernel = kernel;
 		v->table_user = has_user ? user : MFN_NONE;
+		vcpu_tables_changed(v);
 	}
 	page_unlock(d);
 	return rc;
@@ -94,6 +96,7 @@ int vcpu_set_context(struct vcpu *v, const struct vcpu_guest_context *c)
 		v->trap[i] = (struct trap_handler){.address = c->trap_ctxt[i].address,
 						   .cs = (uint16_t)(c->trap_ctxt[i].cs | 3),
 						   .flags = c->trap_ctxt[i].flags};
+	vcpu_traps_changed(v);
 	v->ldt_base = c->ldt_base;
 	v->ldt_entries = (unsigned)c->ldt_ents;
 	v->kernel_ss = (uint16_t)(c->kernel_ss | 3);

@@ -14,6 +14,7 @@
 #include "vmm/lib/string.h"
 #include "vmm/mm/access.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/shadow.h"
 
 #define NR_VECTORS 256u
 #define TI_IF	   4
@@ -38,6 +39,7 @@ long do_set_trap_table(arg_t traps)
 			return -EINVAL;
 		v->trap[t.vector] = (struct trap_handler){
 			.address = t.address, .cs = (uint16_t)(t.cs | 3), .flags = t.flags};
+		vcpu_traps_changed(v);
 	}
 	return -EINVAL;
 }
@@ -107,6 +109,7 @@ long do_update_descriptor(arg_t maddr, arg_t descriptor)
 	if (!rc) {
 		__atomic_store_n((uint64_t *)mfn_to_ptr(m) + maddr % PAGE_SIZE / 8, value,
 				 __ATOMIC_SEQ_CST);
+		shadow_mark(d, m);
 		frame_put_both(f);
 	}
 	page_unlock(d);

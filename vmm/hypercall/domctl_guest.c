@@ -12,6 +12,7 @@
 #include "vmm/lib/string.h"
 #include "vmm/mm/access.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/shadow.h"
 #include "vmm/platform/time.h"
 #include "vmm/sched/sched.h"
 
@@ -221,17 +222,86 @@ static long page_infos(struct domain *d, struct xen_domctl_getpageframeinfo3 *op
 	return 0;
 }
 
-/* There is no log of dirty pages yet; tools ask whether they can switch it off. */
-static long shadow_op(struct xen_domctl_shadow_op *op)
+/* ---- dirty pages ---- */
+
+static long shadow_on(struct domain *d, bool log)
 {
+	/* Frames' numbers are the guest's to say, but not at any cost. */
+	uint64_t most = 4 * d->pages_max + LOG_PFNS;
+	uint64_t pfns = MAX(d->pages_max, MIN(READ_ONCE(d->shared_info->arch.max_pfn), most));
+	long rc;
+
+	if (d->shadow)
+		return -EINVAL;
+	if (pfns > LOG_PFNS_MOST)
+		return -E2BIG;
+	domain_pause(d);
+	rc = shadow_enable(d, log, d->shadow_wish ? d->shadow_wish : shadow_pages_default(d), pfns);
+	domain_unpause(d);
+	return rc;
+}
+
+static long shadow_off(struct domain *d)
+{
+	domain_pause(d);
+	shadow_disable(d);
+	domain_unpause(d);
+	return 0;
+}
+
+static long shadow_read(struct domain *d, struct xen_domctl_shadow_op *op, bool clean)
+{
+	uint64_t bytes = (op->pages + 7) / 8, n = 0;
+	long rc = 0;
+
+	if (!d->shadow || op->pages > LOG_PFNS_MOST)
+		return -EINVAL;
+	if (clean) {
+		shadow_log_begin(d);
+		rc = shadow_log_protect(d);
+		if (rc)
+			return rc;
+	}
+	for (; op->dirty_bitmap.p && n * PAGE_SIZE < bytes; n++) {
+		const uint64_t *log = clean ? shadow_log_old(d, n) : shadow_log_now(d, n);
+		uint64_t part = MIN(bytes - n * PAGE_SIZE, PAGE_SIZE);
+		guest_va_t at = GUEST_VA((uint64_t)op->dirty_bitmap.p + n * PAGE_SIZE);
+
+		rc = log ? copy_to_guest(at, log, part) : clear_guest(at, part);
+		if (rc)
+			break;
+	}
+	if (clean)
+		shadow_log_end(d, n, rc);
+	shadow_log_counts(d, clean, &op->stats.fault_count, &op->stats.dirty_count);
+	return rc;
+}
+
+static long shadow_op(struct domain *d, struct xen_domctl_shadow_op *op)
+{
+	const unsigned pages_of_mb = 20 - PAGE_SHIFT;
+
 	switch (op->op) {
 	case XEN_DOMCTL_SHADOW_OP_OFF:
-		return 0;
+		return shadow_off(d);
+	case XEN_DOMCTL_SHADOW_OP_ENABLE:
+		return op->mode == XEN_DOMCTL_SHADOW_ENABLE_LOG_DIRTY ? shadow_on(d, true) : -EINVAL;
+	case XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY:
+		return shadow_on(d, true);
+	case XEN_DOMCTL_SHADOW_OP_ENABLE_TEST:
+		return shadow_on(d, false);
+	case XEN_DOMCTL_SHADOW_OP_CLEAN:
+		return shadow_read(d, op, true);
+	case XEN_DOMCTL_SHADOW_OP_PEEK:
+		return shadow_read(d, op, false);
 	case XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION:
-		op->mb = 0;
+		op->mb = (uint32_t)((shadow_pages(d) + (1u << pages_of_mb) - 1) >> pages_of_mb);
 		return 0;
+	case XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION:
+		d->shadow_wish = (uint64_t)op->mb << pages_of_mb;
+		return d->shadow ? shadow_resize(d, d->shadow_wish) : 0;
 	default:
-		return -EOPNOTSUPP;
+		return -EINVAL;
 	}
 }
 
@@ -298,7 +368,7 @@ long domctl_guest(struct domain *d, struct xen_domctl *op, bool *answers)
 	case XEN_DOMCTL_getpageframeinfo3:
 		return page_infos(d, &op->u.getpageframeinfo3);
 	case XEN_DOMCTL_shadow_op:
-		return shadow_op(&op->u.shadow_op);
+		return shadow_op(d, &op->u.shadow_op);
 	case XEN_DOMCTL_setnodeaffinity:
 		return 0; /* there is one node */
 	case XEN_DOMCTL_getnodeaffinity:

@@ -11,6 +11,7 @@
 #include "vmm/lib/errno.h"
 #include "vmm/mm/heap.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/shadow.h"
 
 #define PENDING	  (1u << EVTCHN_FIFO_PENDING)
 #define MASKED	  (1u << EVTCHN_FIFO_MASKED)
@@ -191,6 +192,7 @@ long fifo_init_control(struct domain *d, struct evtchn_init_control *op)
 	q->frame = frame;
 	q->block = (void *)((char *)mfn_to_ptr(frame_mfn(frame)) + op->offset);
 	spin_unlock_irq(&f->lock, flags);
+	shadow_mark(d, frame_mfn(frame));
 	if (made)
 		take_over(d, made);
 	op->link_bits = EVTCHN_FIFO_LINK_BITS;
@@ -219,6 +221,7 @@ long fifo_expand_array(struct domain *d, uint64_t gfn)
 	spin_lock(&f->lock);
 	f->page[f->pages++] = frame;
 	spin_unlock(&f->lock);
+	shadow_mark(d, MFN(gfn));
 	for (uint32_t port = first; port < first + FIFO_WORDS; port++) {
 		struct evtchn *c = evtchn_of(d, port);
 

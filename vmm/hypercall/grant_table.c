@@ -28,6 +28,7 @@
 #include "vmm/mm/access.h"
 #include "vmm/mm/heap.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/shadow.h"
 #include "vmm/mm/tlb.h"
 #include "vmm/mm/walk.h"
 
@@ -379,8 +380,9 @@ static int enter(uint64_t host_addr, uint32_t flags, mfn_t m, struct domain *gra
 {
 	uint64_t avail = (flags >> _GNTMAP_guest_avail0) << 9 & PTE_AVAIL;
 	uint64_t pte = pte_make(m, PTE_P | PTE_US | PTE_A | avail);
+	struct domain *d = current->domain;
 	struct place p;
-	int rc = page_lock(current->domain);
+	int rc = page_lock(d);
 
 	if (rc)
 		return rc;
@@ -388,10 +390,13 @@ static int enter(uint64_t host_addr, uint32_t flags, mfn_t m, struct domain *gra
 		pte |= PTE_RW | PTE_D;
 	rc = place_get(host_addr, flags & GNTMAP_contains_pte, &p);
 	if (!rc) {
-		rc = pt_update(p.table, 1, p.index, pte, false, granter) ? GNTST_general_error : 0;
+		rc = pt_update(p.table, 1, p.index, pte,
+			       PT_GRANTED | (d->page_work & PAGES_LOGGED), granter)
+			     ? GNTST_general_error
+			     : 0;
 		frame_put(p.table);
 	}
-	page_unlock(current->domain);
+	page_unlock(d);
 	return rc;
 }
 
@@ -412,7 +417,7 @@ static int leave(uint64_t host_addr, uint32_t flags, mfn_t m)
 	if (!(old & PTE_P) || !mfn_eq(pte_mfn(old), m) ||
 	    ((old & PTE_RW) && (flags & GNTMAP_readonly)))
 		rc = GNTST_bad_virt_addr;
-	else if (pt_update(p.table, 1, p.index, 0, false, d))
+	else if (pt_update(p.table, 1, p.index, 0, d->page_work & PAGES_LOGGED, d))
 		rc = GNTST_general_error;
 	frame_put(p.table);
 out:
@@ -606,9 +611,13 @@ static int copy_one(const struct gnttab_copy *op, struct side *from, struct side
 	if (!rc)
 		rc = side_get(to, op->dest.domid, to_grant,
 			      to_grant ? op->dest.u.ref : op->dest.u.gmfn, true);
-	if (!rc)
-		memcpy((char *)mfn_to_ptr(to->mfn) + op->dest.offset,
-		       (const char *)mfn_to_ptr(from->mfn) + op->source.offset, op->len);
+	if (rc)
+		return rc;
+	/* In the log that is read now as in the next one, whenever that begins. */
+	shadow_mark(to->owner, to->mfn);
+	memcpy((char *)mfn_to_ptr(to->mfn) + op->dest.offset,
+	       (const char *)mfn_to_ptr(from->mfn) + op->source.offset, op->len);
+	shadow_mark(to->owner, to->mfn);
 	return rc;
 }
 

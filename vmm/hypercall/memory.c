@@ -14,6 +14,7 @@
 #include "vmm/mm/layout.h"
 #include "vmm/mm/map.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/shadow.h"
 
 /* The upper bits of the command tell a try that goes on where it was. */
 #define COMMAND_BITS   6
@@ -73,8 +74,10 @@ static bool grow_one(struct domain *d, const reservation_t *r, uint64_t n, bool 
 		return false;
 	if (!give(d, r->extent_order, XENMEMF_get_address_bits(r->mem_flags), &m))
 		return false;
-	for (uint64_t i = 0; populate && i < 1ull << r->extent_order; i++)
+	for (uint64_t i = 0; populate && i < 1ull << r->extent_order; i++) {
 		m2p_set(MFN(m.v + i), pfn + i);
+		shadow_mark(d, MFN(m.v + i));
+	}
 	return (!populate && !r->extent_start.p) || !copy_to_guest(at, &m.v, sizeof(m.v));
 }
 
@@ -181,6 +184,7 @@ static int exchange_chunk(struct domain *d, const struct xen_memory_exchange *x,
 			domain_add_frame(d, mfn_frame(MFN(fresh[i].v + k)));
 			if (!rc)
 				m2p_set(MFN(fresh[i].v + k), pfn + k);
+			shadow_mark(d, MFN(fresh[i].v + k));
 		}
 		if (to_guest(x->out.extent_start, chunk * out_each + i, &fresh[i].v))
 			rc = -EFAULT;

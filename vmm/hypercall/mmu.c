@@ -10,6 +10,7 @@
 #include "vmm/mm/access.h"
 #include "vmm/mm/map.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/shadow.h"
 #include "vmm/mm/tlb.h"
 #include "vmm/mm/walk.h"
 
@@ -52,11 +53,12 @@ static int write_plain(struct frame *f, unsigned index, uint64_t value)
 	if (rc)
 		return rc;
 	WRITE_ONCE(((uint64_t *)mfn_to_ptr(frame_mfn(f)))[index], value);
+	shadow_mark(f->owner, frame_mfn(f));
 	frame_put_type(f);
 	return 0;
 }
 
-static int update_entry(struct domain *d, uint64_t ptr, uint64_t value, bool preserve_ad,
+static int update_entry(struct domain *d, uint64_t ptr, uint64_t value, unsigned how,
 			struct domain *subject)
 {
 	mfn_t m = MFN(ptr >> PAGE_SHIFT);
@@ -73,7 +75,7 @@ static int update_entry(struct domain *d, uint64_t ptr, uint64_t value, bool pre
 	f = mfn_frame(m);
 	word = READ_ONCE(f->type);
 	if ((word & TYPE_COUNT_MASK) && (word & TYPE_VALID))
-		rc = pt_update(f, type_of(word) - TYPE_L1 + 1, index, value, preserve_ad, subject);
+		rc = pt_update(f, type_of(word) - TYPE_L1 + 1, index, value, how, subject);
 	else
 		rc = write_plain(f, index, value);
 	frame_put(f);
@@ -87,23 +89,27 @@ static int update_m2p(uint64_t ptr, uint64_t pfn, struct domain *subject)
 	if (!mfn_valid(m) || !frame_get(mfn_frame(m), subject))
 		return -EPERM;
 	m2p_set(m, pfn);
+	shadow_mark(subject, m);
 	frame_put(mfn_frame(m));
 	return 0;
 }
 
-static int one_update(struct domain *d, uint64_t ptr, uint64_t value, struct domain *subject)
+static int one_update(struct domain *d, uint64_t ptr, uint64_t value, unsigned how,
+		      struct domain *subject)
 {
 	unsigned kind = ptr & PTR_KIND_MASK;
 
 	if (kind == MMU_MACHPHYS_UPDATE)
 		return update_m2p(ptr & ~PTR_KIND_MASK, value, subject);
-	return update_entry(d, ptr & ~7ull, value, kind == MMU_PT_UPDATE_PRESERVE_AD, subject);
+	_Static_assert(MMU_PT_UPDATE_PRESERVE_AD == PT_KEEP_AD, "the bit of the pointer");
+	return update_entry(d, ptr & ~7ull, value, how | (kind & PT_KEEP_AD), subject);
 }
 
 /* The page lock is held, and is again in the end. *done counts. */
 static int locked_updates(struct domain *d, uint64_t updates, uint64_t n, struct domain *subject,
 			  uint64_t *done)
 {
+	unsigned logged = d->page_work & PAGES_LOGGED;
 	uint64_t i = 0;
 	int rc = 0;
 
@@ -121,9 +127,9 @@ static int locked_updates(struct domain *d, uint64_t updates, uint64_t n, struct
 		guest_get_word(&u->ptr, ptr, fault);
 		guest_get_word(&u->val, value, fault);
 		guest_access_end();
-		rc = unlikely(d->any_unfinished) ? page_lock_again(d) : 0;
+		rc = unlikely(d->page_work) ? page_lock_again(d) : 0;
 		if (!rc)
-			rc = one_update(d, ptr, value, subject);
+			rc = one_update(d, ptr, value, logged, subject);
 		if (rc)
 			break;
 	}
@@ -234,7 +240,8 @@ long do_update_va_mapping_otherdomain(arg_t va, arg_t value, arg_t flags, arg_t 
 	if (!rc) {
 		rc = guest_walk(va, &old, &table) ? -EINVAL : 0;
 		if (!rc)
-			rc = pt_update(mfn_frame(table), 1, pt_index(va, 1), value, false, subject);
+			rc = pt_update(mfn_frame(table), 1, pt_index(va, 1), value,
+				       d->page_work & PAGES_LOGGED, subject);
 		page_unlock(d);
 	}
 	subject_put(d, subject);
@@ -288,6 +295,7 @@ static int new_base(mfn_t *place, mfn_t m, bool none_allowed)
 	if (rc)
 		return rc;
 	*place = m;
+	vcpu_tables_changed(v);
 	/* Before the old one may go. */
 	if (place == &v->table_kernel)
 		tlb_load_new(v);
@@ -325,8 +333,10 @@ static int copy_page(mfn_t to, const mfn_t *from)
 		memcpy(mfn_to_ptr(to), mfn_to_ptr(*from), PAGE_SIZE);
 	else if (!rc)
 		memset(mfn_to_ptr(to), 0, PAGE_SIZE);
-	if (!rc)
+	if (!rc) {
+		shadow_mark(d, to);
 		frame_put_both(mfn_frame(to));
+	}
 	if (from)
 		frame_put(mfn_frame(*from));
 	return rc;

@@ -42,7 +42,8 @@ static void physinfo(struct xen_sysctl_physinfo *op)
 	memset(op, 0, sizeof(*op));
 	physinfo_cpus(op);
 	op->nr_nodes = 1;
-	op->capabilities = XEN_SYSCTL_PHYSCAP_pv | XEN_SYSCTL_PHYSCAP_gnttab_v1;
+	op->capabilities =
+		XEN_SYSCTL_PHYSCAP_pv | XEN_SYSCTL_PHYSCAP_shadow | XEN_SYSCTL_PHYSCAP_gnttab_v1;
 	op->total_pages = ram_frames;
 	op->free_pages = heap_free_frames();
 	op->max_mfn = frame_max - 1;

@@ -8,6 +8,7 @@
 #include "vmm/lib/string.h"
 #include "vmm/mm/access.h"
 #include "vmm/mm/page_type.h"
+#include "vmm/mm/shadow.h"
 #include "vmm/platform/time.h"
 #include "vmm/sched/sched.h"
 
@@ -130,6 +131,7 @@ static long register_info(struct vcpu *v, arg_t arg)
 	__atomic_store_n(&info->evtchn_pending_sel, ~0ul, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&info->evtchn_upcall_pending, 0, __ATOMIC_SEQ_CST);
 	vcpu_mark_events_pending(v);
+	shadow_mark(v->domain, MFN(op.mfn));
 	return 0;
 }
 

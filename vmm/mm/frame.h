@@ -25,7 +25,8 @@ enum page_type {
 /*
  * The type word. count: typed references. VALID: a table all of whose entries hold their references. PARTIAL: a table with count 0 whose
  * first `progress` entries do, because the work was interrupted; PENDING: the next entry's table is PARTIAL itself, without
- * a reference from here. PINNED: one of the references is the guest's pin. FOREIGN: while it had this type, another domain has mapped it writable.
+ * a reference from here. PINNED: one of the references is the guest's pin. FOREIGN: while it had this type, another domain has mapped it writable;
+ * FOREIGN_HELD: since it got this type, so that it may be still. SHADOWED: the table has a shadow (mm/shadow.c).
  */
 #define TYPE_COUNT_MASK	    0xffffffffull
 #define TYPE_SHIFT	    32
@@ -39,6 +40,8 @@ enum page_type {
 #define TYPE_PROGRESS_ONE   (1ull << TYPE_PROGRESS_SHIFT)
 #define TYPE_PROGRESS_MASK  (0x3ffull << TYPE_PROGRESS_SHIFT)
 #define TYPE_FOREIGN	    (1ull << 50)
+#define TYPE_FOREIGN_HELD   (1ull << 51)
+#define TYPE_SHADOWED	    (1ull << 52)
 
 /* The reference word: references of all kinds, and flags. */
 #define REF_COUNT_MASK 0x07ffffffu
@@ -53,7 +56,7 @@ struct frame {
 	uint32_t next, prev; /* frame numbers: a free list, or the owner's pages; FRAME_NONE ends */
 	struct domain *owner; /* NULL: the hypervisor, or free */
 	uint32_t ref;
-	uint32_t clock; /* TLB clock when the last typed reference went, or when it was freed */
+	uint32_t clock; /* TLB clock when the last typed reference went, or when it was freed; SHADOWED: the shadow's number */
 	uint64_t type;
 };
 _Static_assert(sizeof(struct frame) == 32, "the frame table has one of these for every 4 KiB");

@@ -338,6 +338,11 @@ void m2p_set(mfn_t m, uint64_t pfn)
 		WRITE_ONCE(m2p[m.v], pfn);
 }
 
+uint64_t m2p_get(mfn_t m)
+{
+	return m.v < frame_max ? READ_ONCE(m2p[m.v]) : M2P_INVALID;
+}
+
 void map_free_modules(void)
 {
 	for (unsigned i = 0; i < boot_info.nr_modules; i++) {

@@ -27,6 +27,7 @@ bool map_cpu(unsigned cpu);
 
 /* machine_to_phys_mapping */
 void m2p_set(mfn_t m, uint64_t pfn);
+uint64_t m2p_get(mfn_t m);
 #define M2P_INVALID (~0ull)
 /* Its frames, contiguous from 2 MiB on, and how many: a multiple of 512. */
 uint64_t map_m2p(mfn_t *first);

@@ -37,6 +37,7 @@
 #include "vmm/domain/domain.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/print.h"
+#include "vmm/mm/shadow.h"
 #include "vmm/mm/tlb.h"
 #include "vmm/mm/xpti.h"
 
@@ -104,9 +105,22 @@ static inline int get_writable(struct frame *f)
 	return frame_get_type(f, TYPE_WRITABLE);
 }
 
+/* Another domain may write to the frame from now on. */
+static void note_foreign(struct frame *f, struct domain *owner, bool granted)
+{
+	uint64_t bits = TYPE_FOREIGN | (granted ? 0 : TYPE_FOREIGN_HELD);
+
+	if ((READ_ONCE(f->type) & bits) != bits)
+		__atomic_fetch_or(&f->type, bits, __ATOMIC_SEQ_CST);
+	if (owner->shadow && granted)
+		shadow_mark_frame(owner, frame_mfn(f));
+	else if (owner->shadow)
+		shadow_foreign(owner, f);
+}
+
 /* An L1 entry takes its references. The rights of the entry decide under which type. */
 static inline __attribute__((always_inline)) int
-hold_l1e(uint64_t pte, const struct domain *table_owner, const struct domain *subject)
+hold_l1e(uint64_t pte, const struct domain *table_owner, struct domain *subject, unsigned how)
 {
 	mfn_t m = pte_mfn(pte);
 	struct frame *f;
@@ -128,8 +142,8 @@ hold_l1e(uint64_t pte, const struct domain *table_owner, const struct domain *su
 			frame_put(f);
 			return rc;
 		}
-		if (subject != table_owner && !(READ_ONCE(f->type) & TYPE_FOREIGN))
-			__atomic_fetch_or(&f->type, TYPE_FOREIGN, __ATOMIC_SEQ_CST);
+		if (unlikely(subject != table_owner))
+			note_foreign(f, subject, how & PT_GRANTED);
 	}
 	return 0;
 }
@@ -157,9 +171,9 @@ static int hold_table(uint64_t pte, unsigned level, const struct domain *owner)
 	return frame_get_both(mfn_frame(m), owner, table_type(level - 1));
 }
 
-static int hold(uint64_t pte, unsigned level, const struct domain *owner)
+static int hold(uint64_t pte, unsigned level, struct domain *owner)
 {
-	return level == 1 ? hold_l1e(pte, owner, owner) : hold_table(pte, level, owner);
+	return level == 1 ? hold_l1e(pte, owner, owner, 0) : hold_table(pte, level, owner);
 }
 
 /* How an entry stands in a table: guests run in ring 3, and their pages are never global. */
@@ -264,6 +278,8 @@ static int drop_table(struct frame *f)
 		return 0;
 	}
 	BUG_ON((word & TYPE_COUNT_MASK) != 1 || !(word & TYPE_VALID));
+	if (unlikely(f->owner->shadow != NULL))
+		shadow_table_ends(f);
 	f->clock = tlb_clock_now();
 	set_partial(f, type_of(word), PT_ENTRIES, false);
 	return descend(f);
@@ -325,11 +341,12 @@ static int descend(struct frame *f)
 static int check_descriptors(struct frame *f)
 {
 	uint64_t *descriptor = mfn_to_ptr(frame_mfn(f));
+	int rc = 0;
 
-	for (unsigned i = 0; i < PAGE_SIZE / sizeof(*descriptor); i++)
-		if (descriptor_check(&descriptor[i]))
-			return -EINVAL;
-	return 0;
+	for (unsigned i = 0; !rc && i < PAGE_SIZE / sizeof(*descriptor); i++)
+		rc = descriptor_check(&descriptor[i]);
+	shadow_mark(f->owner, frame_mfn(f));
+	return rc;
 }
 
 int descriptor_check(uint64_t *descriptor)
@@ -405,7 +422,7 @@ static void leave_unfinished(struct frame *f)
 	}
 	BUG_ON(!free);
 	*free = f;
-	d->any_unfinished = true;
+	d->page_work |= PAGES_UNFINISHED;
 }
 
 /* Go on with a table that is PARTIAL, or begin with one that is BUSY. */
@@ -416,6 +433,8 @@ static int make_valid(struct frame *f, enum page_type type, unsigned progress)
 	/* From here to the end of climb() it is BUSY: tables that it leads to may want it as something else. */
 	WRITE_ONCE(f->type, READ_ONCE(f->type) | TYPE_BUSY);
 	rc = climb(f, type, progress);
+	/* It may have adjusted entries, and those who copy the guest's memory want to know that it is a table. */
+	shadow_mark(f->owner, frame_mfn(f));
 	if (!rc) {
 		clear_partial(f, (uint64_t)type << TYPE_SHIFT | TYPE_VALID | 1);
 		return 0;
@@ -500,7 +519,7 @@ void frame_put_type(struct frame *f)
 	/* Nobody takes and drops it between the look at the clock and the end: that use would be later than what is noted. */
 	if (last) {
 		f->clock = tlb_clock_now();
-		__atomic_store_n(&f->type, word - 1, __ATOMIC_RELEASE);
+		__atomic_store_n(&f->type, (word & ~TYPE_FOREIGN_HELD) - 1, __ATOMIC_RELEASE);
 	}
 }
 
@@ -524,7 +543,7 @@ void frame_put_both(struct frame *f)
 
 int page_lock_again(struct domain *d)
 {
-	if (likely(!d->any_unfinished))
+	if (likely(!(d->page_work & PAGES_UNFINISHED)))
 		return 0;
 	for (unsigned i = 0; i < ARRAY_SIZE(d->unfinished); i++) {
 		struct frame *f = d->unfinished[i];
@@ -534,7 +553,7 @@ int page_lock_again(struct domain *d)
 			return rc;
 		d->unfinished[i] = NULL;
 	}
-	d->any_unfinished = false;
+	d->page_work &= (uint8_t)~PAGES_UNFINISHED;
 	return 0;
 }
 
@@ -556,24 +575,37 @@ void page_unlock(struct domain *d)
 
 /* ---- entries of tables in use ---- */
 
-/* How an entry is replaced whose A and D bits the processor may set at the same moment. */
-enum exchange { TAKE_ANY, KEEP_AD, EXACTLY };
+#define PT_EXACTLY 1u /* only if it is what it is believed to be */
 
-/* Replace the entry; *old is what it is believed to be, and gets what it was. False: EXACTLY, and it was something else. */
-static inline bool exchange(const struct frame *f, unsigned level, unsigned index, uint64_t *entry,
-			    uint64_t *old, uint64_t value, enum exchange how)
+static bool exchange_with_care(struct frame *f, unsigned level, unsigned index, uint64_t *entry,
+			       uint64_t *old, uint64_t value, unsigned how)
 {
 	const uint64_t ad = PTE_A | PTE_D;
+	bool done;
+
+	if (how & PT_LOGGED)
+		shadow_entry_begin(f);
+	/* The processor may set bits A and D at the same moment. */
+	do {
+		done = __atomic_compare_exchange_n(
+			entry, old, how & PT_KEEP_AD ? value | (*old & ad) : value, false,
+			__ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+	} while (!done && !(how & PT_EXACTLY));
+	if (how & PT_LOGGED)
+		shadow_entry_end(f, level, index);
+	return done;
+}
+
+/* Replace the entry; *old is what it is believed to be, and gets what it was. False: PT_EXACTLY, and it was something else. */
+static inline bool exchange(struct frame *f, unsigned level, unsigned index, uint64_t *entry,
+			    uint64_t *old, uint64_t value, unsigned how)
+{
 	bool done = true;
 
-	if (likely(how == TAKE_ANY))
+	if (likely(!(how & ~PT_GRANTED)))
 		*old = __atomic_exchange_n(entry, value, __ATOMIC_SEQ_CST);
 	else
-		do {
-			done = __atomic_compare_exchange_n(
-				entry, old, how == KEEP_AD ? value | (*old & ad) : value, false,
-				__ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
-		} while (!done && how == KEEP_AD);
+		done = exchange_with_care(f, level, index, entry, old, value, how);
 	if (done && level == 4)
 		xpti_entry_changed(frame_mfn(f), index);
 	return done;
@@ -591,7 +623,7 @@ static bool is_valid_table(const struct frame *f, unsigned level)
 static inline __attribute__((always_inline)) int update(struct frame *f, unsigned level,
 							unsigned index, uint64_t *entry,
 							uint64_t old, uint64_t value,
-							enum exchange how, struct domain *subject)
+							unsigned how, struct domain *subject)
 {
 	uint64_t held = PTE_ADDR | PTE_P | (level == 1 ? PTE_RW | L1_CACHE_FLAGS : 0);
 	int rc;
@@ -600,14 +632,15 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 		return -EINVAL;
 	if (level > 1 && (value & PTE_P) && (value & LEVEL_FLAGS_FORBIDDEN))
 		return -EINVAL;
-	if (how == KEEP_AD && !(old & PTE_P))
-		how = TAKE_ANY;
+	if ((how & PT_KEEP_AD) && !(old & PTE_P))
+		how &= ~PT_KEEP_AD;
 	/* What is held does not change: other rights only. */
 	if (!((old ^ value) & held) && (old & PTE_P))
 		return exchange(f, level, index, entry, &old, adjusted(value, level), how)
 			       ? 0
 			       : -EAGAIN;
-	rc = level == 1 ? hold_l1e(value, f->owner, subject) : hold_table(value, level, f->owner);
+	rc = level == 1 ? hold_l1e(value, f->owner, subject, how)
+			: hold_table(value, level, f->owner);
 	if (rc)
 		return rc;
 	if (level > 1 && !is_valid_table(f, level)) {
@@ -633,11 +666,10 @@ static inline uint64_t *entry_of(const struct frame *f, unsigned index)
 	return (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
 }
 
-int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
+int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, unsigned how,
 	      struct domain *subject)
 {
 	uint64_t *entry = entry_of(f, index), old = READ_ONCE(*entry);
-	enum exchange how = preserve_ad ? KEEP_AD : TAKE_ANY;
 
 	/* Nearly all are of this level, and get code of their own. */
 	if (likely(level == 1))
@@ -648,7 +680,9 @@ int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, b
 int pt_compare_exchange(struct frame *f, unsigned level, unsigned index, uint64_t old,
 			uint64_t value)
 {
-	return update(f, level, index, entry_of(f, index), old, value, EXACTLY, f->owner);
+	unsigned how = PT_EXACTLY | (f->owner->page_work & PAGES_LOGGED);
+
+	return update(f, level, index, entry_of(f, index), old, value, how, f->owner);
 }
 
 int frame_pin(struct frame *f, enum page_type type)

@@ -9,6 +9,7 @@
 
 #include "vmm/lib/errno.h"
 #include "vmm/lib/lock.h"
+#include "vmm/domain/domain.h"
 #include "vmm/mm/frame.h"
 
 struct domain;
@@ -113,12 +114,16 @@ void page_unlock(struct domain *d);
 
 /* ---- entries of tables in use; the owner's page lock is held ---- */
 
+#define PT_KEEP_AD 2u /* accessed and dirty bits that the processor sets meanwhile */
+#define PT_GRANTED 4u /* the frame was granted, and is known to be mapped that way */
+#define PT_LOGGED  PAGES_LOGGED /* the owner's page_work has it */
+
 /*
  * Replace the entry at index of f, which is a VALID table of that level and to which the caller has a reference. subject: whose frames an L1 entry may map,
- * the table's owner or another by right (foreign mapping). preserve_ad: keep accessed and dirty bits that the processor sets meanwhile. 0, -EPERM, -EINVAL
- * (also when f has ceased to be a table, because what kept it one was wanted as something else); -ERESTART: nothing changed, the next try goes on.
+ * the table's owner or another by right (foreign mapping). how: PT_*. 0, -EPERM, -EINVAL (also when f has ceased to be a table, because what kept it
+ * one was wanted as something else); -ERESTART: nothing changed, the next try goes on.
  */
-int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
+int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, unsigned how,
 	      struct domain *subject);
 
 /* The same for the owner's own frames, if the entry is `old`; -EAGAIN: it is not, because the processor has set a bit in it. */

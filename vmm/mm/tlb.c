@@ -66,7 +66,7 @@ static uint64_t cr3_of(mfn_t root, unsigned space)
 static void load(const struct vcpu *v)
 {
 	unsigned space = v->kernel_mode;
-	mfn_t root = space ? v->table_kernel : v->table_user;
+	mfn_t root = space ? v->root_kernel : v->root_user;
 	uint64_t cr3 = root.v << PAGE_SHIFT, later = cr3;
 
 	/* Without PCIDs nothing is ever fresh, so that there is nothing to note. */
@@ -196,6 +196,11 @@ static uint64_t behind(uint64_t cpus, uint32_t clock)
 			late |= 1ull << i;
 	}
 	return late;
+}
+
+bool tlb_flushed_since(const struct domain *d, uint32_t clock)
+{
+	return !behind(READ_ONCE(d->dirty_cpus), clock);
 }
 
 void tlb_flush_since(struct domain *d, uint32_t clock)

@@ -26,5 +26,7 @@ void tlb_flush_cpus(uint64_t cpus);
 /* One page, on this CPU and on those of the mask. */
 void tlb_page_local(uint64_t va);
 void tlb_flush_page(uint64_t cpus, uint64_t va);
+/* tlb_flush_since (page_type.h) would have nothing to do. */
+bool tlb_flushed_since(const struct domain *d, uint32_t clock);
 /* On all CPUs: no translation is left from before the clock value. */
 void tlb_flush_all_since(uint32_t clock);

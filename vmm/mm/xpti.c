@@ -80,7 +80,7 @@ mfn_t xpti_root(const struct vcpu *v)
 {
 	struct view *view = &views[this_cpu()->id];
 	unsigned mode = v->kernel_mode;
-	mfn_t root = mode ? v->table_kernel : v->table_user;
+	mfn_t root = mode ? v->root_kernel : v->root_user;
 	const uint64_t *from = mfn_to_ptr(root);
 	uint64_t *to = view->l4[mode];
 

@@ -758,6 +758,8 @@ void soft_run(void)
 			nmi_run();
 		if (what & 1u << SOFT_TIMER)
 			timer_run();
+		if (unlikely(what & 1u << SOFT_AREAS))
+			vcpu_areas_update(c->vcpu);
 		if (what & 1u << SOFT_SCHEDULE)
 			schedule();
 	}
