@@ -101,6 +101,7 @@ bool events_frame(struct domain *d, unsigned i, struct frame **f)
 /* ---- the processors ---- */
 
 static struct vcpu vcpus[VCPUS];
+static mfn_t cr3[VCPUS], cr3_table[VCPUS]; /* what is loaded, and whose shadow it was then */
 
 /* What a processor remembers of a walk: the L1 shadow that it came to, and what it found there. Good until its next flush. */
 static struct memory_of_walk {
@@ -184,7 +185,7 @@ static uint32_t by_the_book(unsigned table, uint64_t va, uint32_t code)
 /* One walk of the processor through what CR3 has. True: allowed; else *code has bit P or not. */
 static bool walk_shadows(unsigned c, uint64_t va, uint32_t *code)
 {
-	uint64_t all = ~0ull, any = 0, m = vcpus[c].root_kernel.v, e = 0;
+	uint64_t all = ~0ull, any = 0, m = cr3[c].v, e = 0;
 	struct memory_of_walk *w = &walks[c][below(ARRAY_SIZE(walks[c]))];
 
 	*code &= ~PF_PRESENT;
@@ -218,7 +219,7 @@ static void processor_access(unsigned c)
 	uint32_t code = (below(2) ? PF_WRITE : below(3) ? 0 : PF_FETCH) | PF_USER, truth;
 	uint64_t va = some_address();
 
-	if (mfn_eq(vcpus[c].root_kernel, MFN_NONE))
+	if (mfn_eq(cr3[c], MFN_NONE))
 		return;
 	/* Mostly where something is. */
 	for (unsigned tries = 0;
@@ -244,18 +245,38 @@ static void processor_access(unsigned c)
 	CHECK_EQ(truth, 0);
 }
 
+static unsigned one_of(unsigned level)
+{
+	unsigned n;
+
+	do
+		n = GUEST + below(ACTIVE);
+	while (favourite(n) != level);
+	return n;
+}
+
+static void audit_shadows(void);
+
+static void load_cr3(unsigned c)
+{
+	flush_cpu(c);
+	cr3[c] = vcpus[c].root_kernel;
+	cr3_table[c] = vcpus[c].table_kernel;
+}
+
 static void load_tables(unsigned c)
 {
 	struct vcpu *v = &vcpus[c];
 	mfn_t old = v->table_kernel;
-	unsigned n = some_frame(4);
+	unsigned n = below(20) ? one_of(4) : some_frame(4);
 
 	if (page_lock(&guest))
 		return;
 	if (!frame_get_both(at(n), &guest, TYPE_L4)) {
 		v->table_kernel = MFN(n);
 		vcpu_tables_changed(v);
-		flush_cpu(c);
+		audit_shadows();
+		load_cr3(c);
 		if (!mfn_eq(old, MFN_NONE))
 			frame_put_both(mfn_frame(old));
 	}
@@ -273,7 +294,7 @@ static void unload_tables(unsigned c)
 		;
 	v->table_kernel = MFN_NONE;
 	vcpu_tables_changed(v);
-	flush_cpu(c);
+	load_cr3(c);
 	frame_put_both(mfn_frame(old));
 	page_unlock(&guest);
 }
@@ -355,6 +376,11 @@ static void audit_shadows(void)
 	/* Queues are whole while nobody changes them. */
 	if (spin_is_locked(&guest.shadow_lock))
 		return;
+	for (unsigned c = 0; c < VCPUS; c++)
+		for (unsigned n = 0; n < POOL; n++)
+			if ((frames[n].type & TYPE_SHADOWED) && frames[n].clock == cr3[c].v &&
+			    n != cr3_table[c].v)
+				WRONG(n, "its shadow is what a processor has loaded as another's");
 	pages = audit_queue(&s->clean, true) + audit_queue(&s->written, true) +
 		audit_queue(&s->old, true);
 	CHECK_EQ(audit_queue(&s->free, false), s->nr_free);
@@ -403,7 +429,7 @@ static unsigned readings;
 
 static void read_log(bool whole)
 {
-	bool quiet = meanwhile == look;
+	bool quiet = meanwhile == look && !guest.shadow->reading;
 
 	shadow_log_begin(&guest);
 	do {
@@ -467,6 +493,8 @@ static void switch_on(void)
 	list_frames();
 	while (shadow_enable(&guest, true, pages, FRAMES) == -ERESTART)
 		;
+	for (unsigned c = 0; c < VCPUS; c++)
+		load_cr3(c);
 	for (unsigned m = GUEST; m < GUEST_END; m++)
 		if (frames[m].owner == &guest)
 			read_frame(m);
@@ -479,6 +507,8 @@ static void switch_off(void)
 {
 	give_back();
 	shadow_disable(&guest);
+	for (unsigned c = 0; c < VCPUS; c++)
+		load_cr3(c);
 	for (unsigned n = 0; n < FRAMES; n++) {
 		CHECK(!(frames[n].type & TYPE_SHADOWED));
 		CHECK(!pool_used[n]);
@@ -587,7 +617,7 @@ static void make_trees(void)
 		memset(memory[n], 0, PAGE_SIZE);
 		for (unsigned k = 0; level && k < nr_spots; k++)
 			memory[n][spots[k]] =
-				entry(some_frame(level - 1), flags[below(ARRAY_SIZE(flags))]);
+				entry(one_of(level - 1), flags[below(ARRAY_SIZE(flags))]);
 	}
 }
 
@@ -609,6 +639,7 @@ static void begin_with_shadows(void)
 		vcpus[c].table_kernel = vcpus[c].table_user = vcpus[c].info_frame = MFN_NONE;
 		vcpus[c].root_kernel = vcpus[c].root_user = MFN_NONE;
 		guest.vcpu[c] = &vcpus[c];
+		cr3[c] = cr3_table[c] = MFN_NONE;
 	}
 	for (unsigned c = 0; c < VCPUS; c++)
 		load_tables(c);
@@ -688,4 +719,27 @@ static void a_page_waits_for_processors(void)
 	end_with_shadows();
 }
 
-UNIT_MAIN(TEST(random_with_shadows), TEST(a_page_waits_for_processors))
+/* 3: a processor has its old root loaded until it has a new one, though there is no room for both but by dropping all others. */
+static void a_root_stays_while_it_is_loaded(void)
+{
+	unsigned pins = 0;
+
+	seed = unit_seed();
+	begin_with_shadows();
+	list_frames();
+	CHECK_EQ(shadow_enable(&guest, true, 0, FRAMES), 0);
+	for (unsigned c = 0; c < VCPUS; c++)
+		load_cr3(c);
+	/* Pinned, so that shadows stay until there is no room. */
+	for (unsigned n = GUEST; n < GUEST + ACTIVE; n++)
+		if (favourite(n) == 4)
+			pins += !pin_all(n, 4);
+	CHECK(pins > VCPUS);
+	keep_all_but(1);
+	for (unsigned k = 0; k < 100; k++)
+		load_tables(k % VCPUS);
+	end_with_shadows();
+}
+
+UNIT_MAIN(TEST(random_with_shadows), TEST(a_root_stays_while_it_is_loaded),
+	  TEST(a_page_waits_for_processors))

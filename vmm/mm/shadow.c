@@ -481,17 +481,17 @@ enum shadow_fault shadow_fault(struct vcpu *v, uint64_t va, uint32_t *code, bool
 
 static bool set_root(mfn_t *root, mfn_t table)
 {
-	struct frame *page;
+	struct frame *page = NULL;
 
-	*root = MFN_NONE;
-	if (mfn_eq(table, MFN_NONE))
-		return true;
-	page = shadow_of(mfn_frame(table));
-	if (!page)
-		page = make(mfn_frame(table));
-	if (!page)
-		return false;
-	*root = frame_mfn(page);
+	if (!mfn_eq(table, MFN_NONE)) {
+		page = shadow_of(mfn_frame(table));
+		if (!page)
+			page = make(mfn_frame(table));
+		/* Until there is a new one, the old one is what the processor has loaded. */
+		if (!page)
+			return false;
+	}
+	*root = page ? frame_mfn(page) : MFN_NONE;
 	return true;
 }
 
