@@ -133,7 +133,6 @@ static inline void flush_behind(const struct domain *d, uint32_t clock)
 /* ---- what the tests hold and where they look ---- */
 
 static unsigned typed_by_test[FRAMES], held_by_test[FRAMES];
-static unsigned granted; /* a frame that a grant's mapper holds and writes to; 0: none */
 
 /* The entries of tables that a test uses; the others are empty. */
 static uint16_t all_spots[PT_ENTRIES];
@@ -176,7 +175,7 @@ static inline void fill_tlb(unsigned c)
 /* ---- the auditor ---- */
 
 struct holders {
-	unsigned refs;
+	unsigned refs, writers; /* writers: entries of others' tables */
 	unsigned types[TYPE_WRITABLE + 1];
 };
 static struct holders held[FRAMES];
@@ -203,10 +202,6 @@ static inline void recount(bool partial)
 		held[n].refs += typed_by_test[n] + held_by_test[n];
 		held[n].refs += !!(frames[n].ref & REF_ALLOCATED);
 		held[n].types[type] += typed_by_test[n] + (n == SHARED);
-		if (granted && n == granted) {
-			held[n].refs++;
-			held[n].types[TYPE_WRITABLE]++;
-		}
 		for (unsigned v = 0; v < guest.nr_vcpus; v++) {
 			bool its = guest.vcpu[v]->table_kernel.v == n;
 
@@ -227,6 +222,8 @@ static inline void recount(bool partial)
 				held[m].types[type - 1]++;
 			else if (e & PTE_RW)
 				held[m].types[TYPE_WRITABLE]++;
+			held[m].writers += level == 1 && (e & PTE_RW) && m != SHARED &&
+					   frames[m].owner != frames[n].owner;
 		}
 	}
 }
@@ -325,6 +322,12 @@ static inline void audit(void)
 			WRONG(n, "its state is none");
 		if (frames[n].owner && !(frames[n].ref & REF_COUNT_MASK))
 			WRONG(n, "it is free and has an owner");
+		if ((word & TYPE_WRITERS_MASK) != held[n].writers * TYPE_WRITERS_ONE ||
+		    !(frames[n].ref & REF_FOREIGN) != !held[n].writers)
+			WRONG(n, "others may write to it, and that is not known");
+		if (held[n].writers && frames[n].prev != FRAME_NONE &&
+		    !held[frames[n].prev].writers)
+			WRONG(n, "others may write to it, and it is not at the head of the list");
 	}
 	unit_checked();
 }
@@ -407,6 +410,7 @@ void frame_release(struct frame *f)
 {
 	BUG_ON(f->type & (TYPE_COUNT_MASK | TYPE_PARTIAL));
 	BUG_ON(f->ref & REF_ALLOCATED);
+	frame_take(&f->owner->list, f);
 	f->owner = NULL;
 	f->ref = 0;
 	f->clock = tlb_clock;
@@ -454,18 +458,14 @@ void shadow_table_ends(struct frame *f)
 	NO_SHADOWS;
 }
 
-void shadow_foreign(struct domain *d, struct frame *f)
-{
-	(void)d;
-	(void)f;
-	NO_SHADOWS;
-}
 #endif
 
 /* ---- the machine ---- */
 
 static inline void give(unsigned n, struct domain *d)
 {
+	if (d)
+		frame_append(&d->list, at(n));
 	frames[n].owner = d;
 	frames[n].type = 0;
 	frames[n].ref = REF_ALLOCATED | 1;
@@ -487,8 +487,9 @@ static inline void begin(void)
 	memset(cpu, 0, sizeof(cpu));
 	memset(typed_by_test, 0, sizeof(typed_by_test));
 	memset(held_by_test, 0, sizeof(held_by_test));
-	guest = (struct domain){.id = 1};
-	other = (struct domain){.id = 0, .privileged = true};
+	guest = (struct domain){.id = 1, .list = {FRAME_NONE, FRAME_NONE}};
+	other = (struct domain){
+		.id = 0, .privileged = true, .list = {FRAME_NONE, FRAME_NONE}};
 	for (unsigned i = 0; i < PT_ENTRIES; i++)
 		all_spots[i] = (uint16_t)i;
 	spots = all_spots;

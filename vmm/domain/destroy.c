@@ -41,7 +41,7 @@ static struct frame *next_frame(struct domain *d, struct frame *f)
 	uint32_t n;
 
 	spin_lock(&d->frames_lock);
-	n = f ? f->next : d->pages_first;
+	n = f ? f->next : d->list.first;
 	while (n != FRAME_NONE && !next) {
 		/* One without references is on its way off the list. */
 		if (frame_get(&frame_table[n], d))

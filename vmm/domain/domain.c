@@ -115,7 +115,7 @@ int domain_create(domid_t id, bool privileged, int grant_frames, int maptrack_fr
 	/* The creator's, which domain_destroy gives back, and that of its frames, which are never none while it has its shared page. */
 	d->refs = 2;
 	d->pause_count = 1;
-	d->pages_first = d->pages_last = FRAME_NONE;
+	d->list = (struct frame_list){FRAME_NONE, FRAME_NONE};
 	d->pages_max = privileged ? ~0ull >> PAGE_SHIFT : 0;
 	d->tsc_khz = time_tsc_khz();
 	sched_set_share(d, 256, 0);
@@ -271,19 +271,11 @@ void domain_crash(struct domain *d, const char *why, ...)
 
 void domain_add_frame(struct domain *d, struct frame *f)
 {
-	uint32_t n = (uint32_t)frame_mfn(f).v;
-
-	f->next = FRAME_NONE;
 	f->type = 0;
 	f->owner = d;
 	__atomic_fetch_add(&d->frames, 1, __ATOMIC_SEQ_CST);
 	spin_lock(&d->frames_lock);
-	f->prev = d->pages_last;
-	if (d->pages_last == FRAME_NONE)
-		d->pages_first = n;
-	else
-		frame_table[d->pages_last].next = n;
-	d->pages_last = n;
+	frame_append(&d->list, f);
 	d->pages++;
 	spin_unlock(&d->frames_lock);
 	/* From here on others may take references. */
@@ -293,14 +285,7 @@ void domain_add_frame(struct domain *d, struct frame *f)
 void domain_remove_frame(struct domain *d, struct frame *f)
 {
 	spin_lock(&d->frames_lock);
-	if (f->prev == FRAME_NONE)
-		d->pages_first = f->next;
-	else
-		frame_table[f->prev].next = f->next;
-	if (f->next == FRAME_NONE)
-		d->pages_last = f->prev;
-	else
-		frame_table[f->next].prev = f->prev;
+	frame_take(&d->list, f);
 	d->pages--;
 	spin_unlock(&d->frames_lock);
 }

@@ -150,7 +150,7 @@ struct domain {
 	struct domain *next; /* list of all, by id */
 
 	/* Memory, under frames_lock. */
-	uint32_t pages_first, pages_last; /* its frames; struct frame.next/prev */
+	struct frame_list list; /* its frames, first those with REF_FOREIGN */
 	uint64_t pages, pages_max;
 	uint64_t
 		frames; /* that name it as their owner, shared ones of the hypervisor's included; atomic */

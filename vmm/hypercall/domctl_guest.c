@@ -271,9 +271,9 @@ static long shadow_read(struct domain *d, struct xen_domctl_shadow_op *op, bool 
 		if (rc)
 			break;
 	}
+	shadow_log_counts(d, clean, &op->stats.fault_count, &op->stats.dirty_count);
 	if (clean)
 		shadow_log_end(d, n, rc);
-	shadow_log_counts(d, clean, &op->stats.fault_count, &op->stats.dirty_count);
 	return rc;
 }
 

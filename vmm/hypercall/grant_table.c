@@ -390,8 +390,7 @@ static int enter(uint64_t host_addr, uint32_t flags, mfn_t m, struct domain *gra
 		pte |= PTE_RW | PTE_D;
 	rc = place_get(host_addr, flags & GNTMAP_contains_pte, &p);
 	if (!rc) {
-		rc = pt_update(p.table, 1, p.index, pte,
-			       PT_GRANTED | (d->page_work & PAGES_LOGGED), granter)
+		rc = pt_update(p.table, 1, p.index, pte, d->page_work & PAGES_LOGGED, granter)
 			     ? GNTST_general_error
 			     : 0;
 		frame_put(p.table);

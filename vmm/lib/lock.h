@@ -14,6 +14,7 @@
  *   sched        a CPU's run queue (two CPUs': lower number first)
  *   timer        a CPU's timers
  *   frames       a domain's list of frames
+ *   shadow       a domain's shadow tables and logs
  *   heap         the frame allocator
  *   console      the log
  *

@@ -105,22 +105,57 @@ static inline int get_writable(struct frame *f)
 	return frame_get_type(f, TYPE_WRITABLE);
 }
 
-/* Another domain may write to the frame from now on. */
-static void note_foreign(struct frame *f, struct domain *owner, bool granted)
+/* Where it stands among its owner's frames tells whether others may write to it; not while destroy.c goes through them. */
+static void move_foreign(struct frame *f, struct domain *owner, bool foreign)
 {
-	uint64_t bits = TYPE_FOREIGN | (granted ? 0 : TYPE_FOREIGN_HELD);
+	if (foreign)
+		__atomic_fetch_or(&f->ref, REF_FOREIGN, __ATOMIC_SEQ_CST);
+	else
+		__atomic_fetch_and(&f->ref, ~REF_FOREIGN, __ATOMIC_SEQ_CST);
+	if (owner->dying)
+		return;
+	frame_take(&owner->list, f);
+	if (foreign)
+		frame_prepend(&owner->list, f);
+	else
+		frame_append(&owner->list, f);
+}
 
-	if ((READ_ONCE(f->type) & bits) != bits)
-		__atomic_fetch_or(&f->type, bits, __ATOMIC_SEQ_CST);
-	if (owner->shadow && granted)
-		shadow_mark_frame(owner, frame_mfn(f));
-	else if (owner->shadow)
-		shadow_foreign(owner, f);
+/* One entry more of another domain's tables lets that write to the frame, which is held as writable. False: they are too many. */
+static bool add_writer(struct frame *f, struct domain *owner)
+{
+	uint64_t before;
+
+	if (READ_ONCE(f->ref) & REF_HYPERVISOR)
+		return true;
+	spin_lock(&owner->frames_lock);
+	before = READ_ONCE(f->type) & TYPE_WRITERS_MASK;
+	if (before != TYPE_WRITERS_MASK)
+		__atomic_fetch_add(&f->type, TYPE_WRITERS_ONE, __ATOMIC_SEQ_CST);
+	if (!before)
+		move_foreign(f, owner, true);
+	spin_unlock(&owner->frames_lock);
+	if (!(READ_ONCE(f->type) & TYPE_FOREIGN))
+		__atomic_fetch_or(&f->type, TYPE_FOREIGN, __ATOMIC_SEQ_CST);
+	shadow_mark(owner, frame_mfn(f));
+	return before != TYPE_WRITERS_MASK;
+}
+
+static __attribute__((noinline)) void drop_writer(struct frame *f)
+{
+	struct domain *owner = f->owner;
+	uint64_t before;
+
+	spin_lock(&owner->frames_lock);
+	before = __atomic_fetch_sub(&f->type, TYPE_WRITERS_ONE, __ATOMIC_SEQ_CST);
+	if ((before & TYPE_WRITERS_MASK) == TYPE_WRITERS_ONE)
+		move_foreign(f, owner, false);
+	spin_unlock(&owner->frames_lock);
 }
 
 /* An L1 entry takes its references. The rights of the entry decide under which type. */
 static inline __attribute__((always_inline)) int
-hold_l1e(uint64_t pte, const struct domain *table_owner, struct domain *subject, unsigned how)
+hold_l1e(uint64_t pte, const struct domain *table_owner, struct domain *subject)
 {
 	mfn_t m = pte_mfn(pte);
 	struct frame *f;
@@ -142,18 +177,28 @@ hold_l1e(uint64_t pte, const struct domain *table_owner, struct domain *subject,
 			frame_put(f);
 			return rc;
 		}
-		if (unlikely(subject != table_owner))
-			note_foreign(f, subject, how & PT_GRANTED);
+		if (unlikely(subject != table_owner) && !add_writer(f, subject)) {
+			frame_put_both(f);
+			return -EINVAL;
+		}
 	}
 	return 0;
 }
 
-static inline void drop_l1e(uint64_t pte)
+static inline void drop_l1e(uint64_t pte, const struct domain *table_owner)
 {
 	mfn_t m = pte_mfn(pte);
+	uint32_t kind;
 
-	if (!(pte & PTE_P) || is_io(m))
+	if (!(pte & PTE_P) || !mfn_valid(m))
 		return;
+	kind = READ_ONCE(mfn_frame(m)->ref) & (REF_IO | REF_FOREIGN);
+	if (unlikely(kind)) {
+		if (kind & REF_IO)
+			return;
+		if ((pte & PTE_RW) && mfn_frame(m)->owner != table_owner)
+			drop_writer(mfn_frame(m));
+	}
 	if (pte & PTE_RW)
 		frame_put_type(mfn_frame(m));
 	frame_put(mfn_frame(m));
@@ -173,7 +218,7 @@ static int hold_table(uint64_t pte, unsigned level, const struct domain *owner)
 
 static int hold(uint64_t pte, unsigned level, struct domain *owner)
 {
-	return level == 1 ? hold_l1e(pte, owner, owner, 0) : hold_table(pte, level, owner);
+	return level == 1 ? hold_l1e(pte, owner, owner) : hold_table(pte, level, owner);
 }
 
 /* How an entry stands in a table: guests run in ring 3, and their pages are never global. */
@@ -317,7 +362,7 @@ static int descend(struct frame *f)
 		if (!(pte & PTE_P) || is_hypervisor_slot(level, i)) {
 			/* nothing is held */
 		} else if (level == 1) {
-			drop_l1e(pte);
+			drop_l1e(pte, f->owner);
 		} else {
 			rc = drop_table(mfn_frame(pte_mfn(pte)));
 			/* While it is PARTIAL it keeps itself. */
@@ -519,7 +564,7 @@ void frame_put_type(struct frame *f)
 	/* Nobody takes and drops it between the look at the clock and the end: that use would be later than what is noted. */
 	if (last) {
 		f->clock = tlb_clock_now();
-		__atomic_store_n(&f->type, (word & ~TYPE_FOREIGN_HELD) - 1, __ATOMIC_RELEASE);
+		__atomic_store_n(&f->type, word - 1, __ATOMIC_RELEASE);
 	}
 }
 
@@ -602,7 +647,7 @@ static inline bool exchange(struct frame *f, unsigned level, unsigned index, uin
 {
 	bool done = true;
 
-	if (likely(!(how & ~PT_GRANTED)))
+	if (likely(!how))
 		*old = __atomic_exchange_n(entry, value, __ATOMIC_SEQ_CST);
 	else
 		done = exchange_with_care(f, level, index, entry, old, value, how);
@@ -639,8 +684,7 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 		return exchange(f, level, index, entry, &old, adjusted(value, level), how)
 			       ? 0
 			       : -EAGAIN;
-	rc = level == 1 ? hold_l1e(value, f->owner, subject, how)
-			: hold_table(value, level, f->owner);
+	rc = level == 1 ? hold_l1e(value, f->owner, subject) : hold_table(value, level, f->owner);
 	if (rc)
 		return rc;
 	if (level > 1 && !is_valid_table(f, level)) {
@@ -655,7 +699,7 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 		old = value;
 	}
 	if (level == 1)
-		drop_l1e(old);
+		drop_l1e(old, f->owner);
 	else if (old & PTE_P)
 		frame_put_both(mfn_frame(pte_mfn(old)));
 	return rc;

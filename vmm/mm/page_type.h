@@ -115,7 +115,6 @@ void page_unlock(struct domain *d);
 /* ---- entries of tables in use; the owner's page lock is held ---- */
 
 #define PT_KEEP_AD 2u /* accessed and dirty bits that the processor sets meanwhile */
-#define PT_GRANTED 4u /* the frame was granted, and is known to be mapped that way */
 #define PT_LOGGED  PAGES_LOGGED /* the owner's page_work has it */
 
 /*

@@ -27,7 +27,6 @@
 
 #include "vmm/cpu/regs.h"
 #include "vmm/hypercall/event_channel.h"
-#include "vmm/hypercall/grant_table.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/string.h"
 #include "vmm/mm/heap.h"
@@ -42,11 +41,6 @@
 #define PROTECT_AT_ONCE	  8u /* tables */
 #define ENTRIES_PER_CHUNK 16u
 #define IS_OLD		  (1ull << 32)
-#define FOREIGN_MOST	  64u
-
-struct queue {
-	uint32_t first, last;
-};
 
 /*
  * A page of a shadow: frame.clock has its table's number, frame.type, in one of an L1 table, a bit for each 16 entries some of which may be writable, and IS_OLD. A table
@@ -59,43 +53,15 @@ struct shadow {
 	uint64_t log_pages, **bits[2];
 	bool reading; /* the other log */
 	uint64_t pages, nr_free; /* for shadows */
-	struct queue free;
-	struct queue clean, written; /* in use; written: L1 tables with writable entries */
-	struct queue old; /* written since the log before: to be protected */
-	uint32_t faults, dirty;
-	/* Frames that other domains' tables may write to. More than that: everything counts as written. */
-	struct frame *foreign[FOREIGN_MOST];
-	unsigned nr_foreign;
+	struct frame_list free;
+	struct frame_list clean, written; /* in use; written: L1 tables with writable entries */
+	struct frame_list old; /* written since the log before: to be protected */
+	uint32_t faults, dirty[2];
 };
 
 /* ---- pages ---- */
 
-static void append(struct queue *q, struct frame *f)
-{
-	uint32_t n = (uint32_t)frame_mfn(f).v;
-
-	f->next = FRAME_NONE;
-	f->prev = q->last;
-	if (q->last == FRAME_NONE)
-		q->first = n;
-	else
-		frame_table[q->last].next = n;
-	q->last = n;
-}
-
-static void take(struct queue *q, struct frame *f)
-{
-	if (f->prev == FRAME_NONE)
-		q->first = f->next;
-	else
-		frame_table[f->prev].next = f->next;
-	if (f->next == FRAME_NONE)
-		q->last = f->prev;
-	else
-		frame_table[f->next].prev = f->prev;
-}
-
-static struct frame *first(const struct queue *q)
+static struct frame *first(const struct frame_list *q)
 {
 	return q->first == FRAME_NONE ? NULL : &frame_table[q->first];
 }
@@ -104,7 +70,7 @@ static void page_free(struct shadow *s, struct frame *page)
 {
 	page->clock = tlb_clock_now();
 	page->type = 0;
-	append(&s->free, page);
+	frame_append(&s->free, page);
 	s->nr_free++;
 }
 
@@ -116,7 +82,7 @@ static struct frame *page_alloc(struct domain *d)
 
 	if (!page || !tlb_flushed_since(d, page->clock))
 		return NULL;
-	take(&s->free, page);
+	frame_take(&s->free, page);
 	s->nr_free--;
 	return page;
 }
@@ -140,7 +106,7 @@ static void log_set(struct shadow *s, mfn_t m)
 	if (pfn >= s->pfns)
 		return;
 	word = log_word(s, pfn);
-	s->dirty += !(*word & one);
+	s->dirty[s->now] += !(*word & one);
 	*word |= one;
 }
 
@@ -166,67 +132,29 @@ void shadow_mark_frame(struct domain *d, mfn_t m)
 	spin_unlock(&d->shadow_lock);
 }
 
-static bool is_foreign(const struct domain *d, const struct frame *f)
-{
-	uint64_t word = READ_ONCE(f->type);
-
-	return READ_ONCE(f->owner) == d && type_of(word) == TYPE_WRITABLE &&
-	       (word & TYPE_FOREIGN_HELD);
-}
-
+/* What other domains' tables let those write to: the first of its frames. */
 static void mark_foreign(struct domain *d)
 {
-	struct shadow *s = d->shadow;
-	unsigned left = 0;
-
-	spin_lock(&d->shadow_lock);
-	for (unsigned i = 0; i < s->nr_foreign && i < FOREIGN_MOST; i++)
-		if (is_foreign(d, s->foreign[i])) {
-			log_set(s, frame_mfn(s->foreign[i]));
-			s->foreign[left++] = s->foreign[i];
-		}
-	if (s->nr_foreign <= FOREIGN_MOST)
-		s->nr_foreign = left;
-	for (unsigned i = 0; s->nr_foreign > FOREIGN_MOST && i < s->log_pages; i++)
-		memset(s->bits[s->now][i], 0xff, PAGE_SIZE);
-	spin_unlock(&d->shadow_lock);
+	spin_lock(&d->frames_lock);
+	for (uint32_t n = d->list.first;
+	     n != FRAME_NONE && (READ_ONCE(frame_table[n].ref) & REF_FOREIGN);
+	     n = frame_table[n].next)
+		shadow_mark_frame(d, MFN(n));
+	spin_unlock(&d->frames_lock);
 }
 
 /* What others may write to without anybody's seeing it. */
 static void mark_outside(struct domain *d)
 {
-	uint32_t readers, writers;
 	struct frame *f;
-	mfn_t m;
 
 	for (unsigned i = 0; i < d->nr_vcpus; i++)
 		if (d->vcpu[i] && !mfn_eq(d->vcpu[i]->info_frame, MFN_NONE))
 			shadow_mark_frame(d, d->vcpu[i]->info_frame);
-	for (uint32_t ref = 0; grants_pins(d, ref, &m, &readers, &writers); ref++)
-		if (writers)
-			shadow_mark_frame(d, m);
 	for (unsigned i = 0; events_frame(d, i, &f); i++)
 		if (f)
 			shadow_mark_frame(d, frame_mfn(f));
 	mark_foreign(d);
-}
-
-void shadow_foreign(struct domain *d, struct frame *f)
-{
-	struct shadow *s;
-	unsigned i = 0;
-
-	spin_lock(&d->shadow_lock);
-	s = d->shadow;
-	if (s) {
-		log_set(s, frame_mfn(f));
-		while (i < s->nr_foreign && i < FOREIGN_MOST && s->foreign[i] != f)
-			i++;
-		if (i < FOREIGN_MOST)
-			s->foreign[i] = f;
-		s->nr_foreign = MAX(s->nr_foreign, i + 1);
-	}
-	spin_unlock(&d->shadow_lock);
 }
 
 /* ---- shadows ---- */
@@ -259,8 +187,8 @@ static void put_l1(struct domain *d, struct frame *page, unsigned index, uint64_
 	if (!(e & PTE_RW) || !is_watched(d, m))
 		return;
 	if (!page->type) {
-		take(&s->clean, page);
-		append(&s->written, page);
+		frame_take(&s->clean, page);
+		frame_append(&s->written, page);
 	}
 	page->type |= 1ull << index / ENTRIES_PER_CHUNK;
 }
@@ -305,7 +233,7 @@ static struct frame *make(struct frame *f)
 	memset(entries(page), 0, PAGE_SIZE);
 	page->clock = (uint32_t)frame_mfn(f).v;
 	page->type = 0;
-	append(&s->clean, page);
+	frame_append(&s->clean, page);
 	f->clock = (uint32_t)frame_mfn(page).v;
 	__atomic_fetch_or(&f->type, TYPE_SHADOWED, __ATOMIC_SEQ_CST);
 	if (level == 4)
@@ -321,7 +249,7 @@ static void unmake(struct shadow *s, struct frame *page)
 {
 	struct frame *f = table_of(page);
 
-	take(!page->type ? &s->clean : page->type & IS_OLD ? &s->old : &s->written, page);
+	frame_take(!page->type ? &s->clean : page->type & IS_OLD ? &s->old : &s->written, page);
 	__atomic_fetch_and(&f->type, ~TYPE_SHADOWED, __ATOMIC_SEQ_CST);
 	f->clock = tlb_clock_now();
 	page_free(s, page);
@@ -538,7 +466,7 @@ static int grow(struct domain *d, struct shadow *s, uint64_t pages)
 		if (mfn_eq(m, MFN_NONE))
 			return -ENOMEM;
 		spin_lock(&d->shadow_lock);
-		append(&s->free, mfn_frame(m));
+		frame_append(&s->free, mfn_frame(m));
 		s->nr_free++;
 		s->pages++;
 		spin_unlock(&d->shadow_lock);
@@ -559,7 +487,7 @@ int shadow_resize(struct domain *d, uint64_t pages)
 		spin_lock(&d->shadow_lock);
 		page = first(&s->free);
 		if (page) {
-			take(&s->free, page);
+			frame_take(&s->free, page);
 			s->nr_free--;
 			s->pages--;
 		}
@@ -576,7 +504,7 @@ static void free_all(struct shadow *s)
 	struct frame *page;
 
 	while ((page = first(&s->free)) != NULL) {
-		take(&s->free, page);
+		frame_take(&s->free, page);
 		heap_free(frame_mfn(page), 0);
 	}
 	for (unsigned i = 0; i < 2; i++) {
@@ -585,16 +513,6 @@ static void free_all(struct shadow *s)
 		heap_zfree(s->bits[i], s->log_pages * sizeof(*s->bits[i]));
 	}
 	heap_zfree(s, sizeof(*s));
-}
-
-/* What other domains map writable already. */
-static void find_foreign(struct domain *d)
-{
-	spin_lock(&d->frames_lock);
-	for (uint32_t n = d->pages_first; n != FRAME_NONE; n = frame_table[n].next)
-		if (READ_ONCE(frame_table[n].type) & TYPE_FOREIGN_HELD)
-			shadow_foreign(d, &frame_table[n]);
-	spin_unlock(&d->frames_lock);
 }
 
 static int make_logs(struct shadow *s)
@@ -622,7 +540,7 @@ int shadow_enable(struct domain *d, bool log, uint64_t pages, uint64_t pfns)
 		return -ENOMEM;
 	s->log = log;
 	s->pfns = pfns;
-	s->free = s->clean = s->written = s->old = (struct queue){FRAME_NONE, FRAME_NONE};
+	s->free = s->clean = s->written = s->old = (struct frame_list){FRAME_NONE, FRAME_NONE};
 	rc = make_logs(s);
 	if (!rc)
 		rc = grow(d, s, MAX(pages, shadow_pages_least(d)));
@@ -638,7 +556,6 @@ int shadow_enable(struct domain *d, bool log, uint64_t pages, uint64_t pfns)
 	spin_unlock(&d->shadow_lock);
 	vcpus_follow(d);
 	page_unlock(d);
-	find_foreign(d);
 	mark_outside(d);
 	return 0;
 }
@@ -672,8 +589,8 @@ void shadow_log_begin(struct domain *d)
 	s->reading = true;
 	s->now ^= 1;
 	for (struct frame *page; (page = first(&s->written)) != NULL;) {
-		take(&s->written, page);
-		append(&s->old, page);
+		frame_take(&s->written, page);
+		frame_append(&s->old, page);
 		page->type |= IS_OLD;
 	}
 	spin_unlock(&d->shadow_lock);
@@ -691,9 +608,9 @@ static void protect(struct domain *d, struct frame *page)
 		else if ((READ_ONCE(*e) & PTE_RW) && is_watched(d, pte_mfn(*e)))
 			WRITE_ONCE(*e, *e & ~PTE_RW);
 	}
-	take(&d->shadow->old, page);
+	frame_take(&d->shadow->old, page);
 	page->type = 0;
-	append(&d->shadow->clean, page);
+	frame_append(&d->shadow->clean, page);
 }
 
 int shadow_log_protect(struct domain *d)
@@ -737,17 +654,21 @@ void shadow_log_end(struct domain *d, uint64_t n, bool back)
 		spin_unlock(&d->shadow_lock);
 		memset(old, 0, PAGE_SIZE);
 	}
+	/* As many at most. */
+	if (back)
+		s->dirty[s->now] += s->dirty[!s->now];
+	s->dirty[!s->now] = 0;
 	s->reading = false;
 }
 
-void shadow_log_counts(struct domain *d, bool clear, uint32_t *faults, uint32_t *dirty)
+void shadow_log_counts(struct domain *d, bool old, uint32_t *faults, uint32_t *dirty)
 {
 	struct shadow *s = d->shadow;
 
 	spin_lock(&d->shadow_lock);
 	*faults = s->faults;
-	*dirty = s->dirty;
-	if (clear)
-		s->faults = s->dirty = 0;
+	*dirty = s->dirty[s->now ^ old];
+	if (old)
+		s->faults = 0;
 	spin_unlock(&d->shadow_lock);
 }

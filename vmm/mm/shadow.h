@@ -44,8 +44,8 @@ const uint64_t *shadow_log_old(const struct domain *d, uint64_t n);
 const uint64_t *shadow_log_now(const struct domain *d, uint64_t n);
 /* The old log has been read from its n-th page on, or (back) could not be and is part of the new one. */
 void shadow_log_end(struct domain *d, uint64_t n, bool back);
-/* Faults that shadow tables caused, and frames that got a bit, since the last time. */
-void shadow_log_counts(struct domain *d, bool clear, uint32_t *faults, uint32_t *dirty);
+/* Faults that shadow tables caused since the last time with old, and bits in the log: that, or the one that is written now. */
+void shadow_log_counts(struct domain *d, bool old, uint32_t *faults, uint32_t *dirty);
 
 /* The frame was written to otherwise than through its owner's tables, or is a new one, or has another number. */
 void shadow_mark_frame(struct domain *d, mfn_t m);
@@ -91,7 +91,5 @@ void shadow_entry_begin(struct frame *f);
 void shadow_entry_end(struct frame *f, unsigned level, unsigned index);
 /* The frame ceases to be a table. */
 void shadow_table_ends(struct frame *f);
-/* Another domain may write to it. */
-void shadow_foreign(struct domain *d, struct frame *f);
 
 #endif
