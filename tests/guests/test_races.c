@@ -119,7 +119,7 @@ static void contexts(void)
 	bad_context("a page that is writable as table");
 	context.ctrlreg[3] = ~0ull;
 	bad_context("no frame as table");
-	context.ctrlreg[1] = (mfn_of(page) << PAGE_SHIFT) | 1;
+	context.ctrlreg[1] = mfn_of(page) << PAGE_SHIFT;
 	bad_context("a page that is writable as user mode's table");
 	bad[1] = HOSTILE;
 	CHECK_EQ("protect", protect(bad, false), 0);

@@ -32,7 +32,7 @@ static int hold_tables(struct vcpu *v, const struct vcpu_guest_context *c)
 {
 	struct domain *d = v->domain;
 	mfn_t kernel = MFN(c->ctrlreg[3] >> PAGE_SHIFT), user = MFN(c->ctrlreg[1] >> PAGE_SHIFT);
-	bool has_user = c->ctrlreg[1] & 1;
+	bool has_user = c->ctrlreg[1];
 	int rc = page_lock(d);
 
 	if (rc)
@@ -145,7 +145,7 @@ void vcpu_get_context(struct vcpu *v, struct vcpu_guest_context *c)
 	c->kernel_sp = v->kernel_sp;
 	memcpy(c->ctrlreg, v->ctrlreg, sizeof(c->ctrlreg));
 	c->ctrlreg[3] = mfn_eq(v->table_kernel, MFN_NONE) ? 0 : v->table_kernel.v << PAGE_SHIFT;
-	c->ctrlreg[1] = mfn_eq(v->table_user, MFN_NONE) ? 0 : v->table_user.v << PAGE_SHIFT | 1;
+	c->ctrlreg[1] = mfn_eq(v->table_user, MFN_NONE) ? 0 : v->table_user.v << PAGE_SHIFT;
 	memcpy(c->debugreg, v->debugreg, sizeof(c->debugreg));
 	c->event_callback_eip = v->callback;
 	c->failsafe_callback_eip = v->failsafe;
