@@ -140,7 +140,8 @@ long do_fpu_taskswitch(arg_t set)
 long do_set_segment_base(arg_t which, arg_t base)
 {
 	struct vcpu *v = current;
-	bool canonical = (int64_t)(base << 16) >> 16 == (int64_t)base;
+	bool canonical = (int64_t)(base << 16) >> 16 == (int64_t)base, again;
+	int lost;
 
 	if (which != SEGBASE_GS_USER_SEL && (!canonical || (base && !guest_address_ok(base))))
 		return -EINVAL;
@@ -156,12 +157,12 @@ long do_set_segment_base(arg_t which, arg_t base)
 		wrmsr(MSR_GS_BASE, base);
 		return 0;
 	case SEGBASE_GS_USER_SEL:
-		if (base & SELECTOR_LDT)
-			desc_ldt_fault(v, base & 0xfff8);
+		/* It may have been interrupted. */
+		again = (base & SELECTOR_LDT) && desc_ldt_fault(v, base & 0xfff8);
 		__asm__ volatile("swapgs" ::: "memory");
-		load_selector_gs((unsigned)base & 0xffff);
+		lost = load_selector_gs((unsigned)base & 0xffff);
 		__asm__ volatile("swapgs" ::: "memory");
-		return 0;
+		return again && lost ? -ERESTART : 0;
 	default:
 		return -EINVAL;
 	}
