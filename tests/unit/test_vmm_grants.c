@@ -166,13 +166,13 @@ int guest_walk(uint64_t va, uint64_t *l1e, mfn_t *l1_table)
 	return 0;
 }
 
-int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, unsigned how,
+int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
 	      struct domain *subject)
 {
 	uint64_t *table = (uint64_t *)mfn_to_ptr(frame_mfn(f)), old = table[index];
 
 	(void)level;
-	(void)how;
+	(void)preserve_ad;
 	if (value & PTE_P) {
 		if (!frame_get(mfn_frame(pte_mfn(value)), subject))
 			return -EPERM;
@@ -188,6 +188,12 @@ int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, u
 	}
 	table[index] = entry[index] = value;
 	return 0;
+}
+
+int pt_update_logged(struct frame *f, unsigned level, unsigned index, uint64_t value,
+		     bool preserve_ad, struct domain *subject)
+{
+	return pt_update(f, level, index, value, preserve_ad, subject);
 }
 
 void tlb_flush_cpus(uint64_t cpus)
@@ -336,7 +342,7 @@ static void the_mapper_dies(void)
 	for (unsigned i = 0; i < 5; i++) {
 		give(FIRST + i, 5 + i, GRANTED);
 		CHECK_EQ(map(FIRST + i, i, 0, &handle), GNTST_okay);
-		CHECK_EQ(pt_update(&frames[TABLE_MFN], 1, i, 0, 0, &mapper), 0);
+		CHECK_EQ(pt_update(&frames[TABLE_MFN], 1, i, 0, false, &mapper), 0);
 		CHECK_EQ(frames[5 + i].ref & REF_COUNT_MASK, 2);
 	}
 	mapper.dying = true;

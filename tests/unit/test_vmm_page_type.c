@@ -58,7 +58,7 @@ static void a_table_is_never_writable(void)
 		CHECK_EQ(hold_for_test(n, TYPE_WRITABLE), -EINVAL);
 		CHECK_EQ(hold_for_test(n, TYPE_DESC), -EINVAL);
 		CHECK_EQ(LOCKED(&other, frame_pin(at(OTHER), TYPE_L1)), 0);
-		CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 0, entry(n, RW), 0, &guest)),
+		CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 0, entry(n, RW), false, &guest)),
 			 -EINVAL);
 		relinquish(&other);
 		relinquish(&guest);
@@ -293,7 +293,7 @@ static void the_processors_bits(void)
 	build();
 	CHECK_EQ(pin(L4, 4), 0);
 	memory[L1][0] |= PTE_A | PTE_D;
-	CHECK_EQ(LOCKED(&guest, pt_update(at(L1), 1, 0, entry(DATA, P), PT_KEEP_AD, &guest)), 0);
+	CHECK_EQ(LOCKED(&guest, pt_update(at(L1), 1, 0, entry(DATA, P), true, &guest)), 0);
 	CHECK_EQ(memory[L1][0], entry(DATA, P | PTE_US | PTE_A | PTE_D));
 	CHECK_EQ(put_entry(L1, 1, 0, entry(DATA, RW)), 0);
 	CHECK_EQ(memory[L1][0], was);
@@ -317,12 +317,12 @@ static void foreign_mappings(void)
 {
 	build();
 	CHECK_EQ(LOCKED(&other, frame_pin(at(OTHER), TYPE_L1)), 0);
-	CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 0, entry(DATA, RW), 0, &guest)), 0);
+	CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 0, entry(DATA, RW), false, &guest)), 0);
 	CHECK_EQ(pin(DATA, 1), -EINVAL);
 	CHECK_EQ(pin(L4, 4), 0);
-	CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 1, entry(L1, RW), 0, &guest)), -EINVAL);
-	CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 1, entry(L1, P), 0, &guest)), 0);
-	CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 2, entry(DATA, P), 0, &other)), -EPERM);
+	CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 1, entry(L1, RW), false, &guest)), -EINVAL);
+	CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 1, entry(L1, P), false, &guest)), 0);
+	CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 2, entry(DATA, P), false, &other)), -EPERM);
 	CHECK_EQ(LOCKED(&other, frame_unpin(at(OTHER))), 0);
 	CHECK_EQ(frames[DATA].ref & REF_COUNT_MASK, 2);
 	/* A table is checked with its owner's rights alone. */
@@ -360,16 +360,16 @@ static void references_do_not_run_over(void)
 		;
 	CHECK((frames[L2].ref & REF_COUNT_MASK) > REF_COUNT_MASK - 2000);
 	CHECK(page_lock(&guest) == 0);
-	CHECK_EQ(pt_update(at(L1), 1, 8, entry(L2, P), 0, &guest), -EPERM);
+	CHECK_EQ(pt_update(at(L1), 1, 8, entry(L2, P), false, &guest), -EPERM);
 	/* A table that is PARTIAL holds itself. */
 	preempt_every = 1;
-	CHECK_EQ(pt_update(at(L3), 3, 0, 0, 0, &guest), 0);
+	CHECK_EQ(pt_update(at(L3), 3, 0, 0, false, &guest), 0);
 	CHECK(frames[L2].type & TYPE_PARTIAL);
 	page_unlock(&guest);
 	build();
 	CHECK_EQ(pin(L4, 4), 0);
 	frames[DATA].type |= TYPE_COUNT_MASK;
-	CHECK_EQ(pt_update(at(L1), 1, 8, entry(DATA, RW), 0, &guest), -EINVAL);
+	CHECK_EQ(pt_update(at(L1), 1, 8, entry(DATA, RW), false, &guest), -EINVAL);
 	CHECK_EQ(frames[DATA].ref & REF_COUNT_MASK, 2);
 }
 
@@ -475,11 +475,11 @@ static void foreign_tlbs_forget_too(void)
 	for (unsigned reused = 0; reused < 2; reused++) {
 		build();
 		CHECK_EQ(LOCKED(&other, frame_pin(at(OTHER), TYPE_L1)), 0);
-		CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 0, entry(DATA, RW), 0, &guest)),
+		CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 0, entry(DATA, RW), false, &guest)),
 			 0);
 		fill_tlb(OTHERS_CPU);
 		CHECK(cpu[OTHERS_CPU].knows[DATA] & MAY_WRITE);
-		CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 0, 0, 0, &guest)), 0);
+		CHECK_EQ(LOCKED(&other, pt_update(at(OTHER), 1, 0, 0, false, &guest)), 0);
 		if (reused) {
 			CHECK_EQ(hold_for_test(DATA, TYPE_WRITABLE), 0);
 			CHECK_EQ(drop_for_test(DATA), 0);
@@ -756,13 +756,13 @@ static int change(unsigned which)
 {
 	switch (which) {
 	case 0:
-		return FINISHED(&guest, pt_update(at(L4), 4, 0, 0, 0, &guest));
+		return FINISHED(&guest, pt_update(at(L4), 4, 0, 0, false, &guest));
 	case 1:
-		return FINISHED(&guest, pt_update(at(L3), 3, 0, entry(6, P), 0, &guest));
+		return FINISHED(&guest, pt_update(at(L3), 3, 0, entry(6, P), false, &guest));
 	case 2:
-		return FINISHED(&guest, pt_update(at(L2), 2, 0, entry(8, P), 0, &guest));
+		return FINISHED(&guest, pt_update(at(L2), 2, 0, entry(8, P), false, &guest));
 	case 3:
-		return FINISHED(&guest, pt_update(at(L4), 4, 2, entry(9, P), 0, &guest));
+		return FINISHED(&guest, pt_update(at(L4), 4, 2, entry(9, P), false, &guest));
 	case 4:
 		return pin(7, 1);
 	case 5:

@@ -180,7 +180,8 @@ static bool walk_shadows(unsigned c, uint64_t va, uint32_t *code)
 
 	*code &= ~PF_PRESENT;
 	for (unsigned level = 4; level >= 1; level--) {
-		if (m < POOL || m >= FRAMES)
+		CHECK(m < FRAMES);
+		if (m < POOL)
 			WRONG(m, "a processor walks what is no shadow");
 		e = memory[m][pt_index(va, level)];
 		if (!(e & PTE_P))

@@ -488,8 +488,7 @@ static inline void begin(void)
 	memset(typed_by_test, 0, sizeof(typed_by_test));
 	memset(held_by_test, 0, sizeof(held_by_test));
 	guest = (struct domain){.id = 1, .list = {FRAME_NONE, FRAME_NONE}};
-	other = (struct domain){
-		.id = 0, .privileged = true, .list = {FRAME_NONE, FRAME_NONE}};
+	other = (struct domain){.id = 0, .privileged = true, .list = {FRAME_NONE, FRAME_NONE}};
 	for (unsigned i = 0; i < PT_ENTRIES; i++)
 		all_spots[i] = (uint16_t)i;
 	spots = all_spots;
@@ -562,7 +561,7 @@ static inline int unpin(unsigned n)
 
 static inline int put_entry(unsigned n, unsigned level, unsigned i, uint64_t value)
 {
-	return LOCKED(&guest, pt_update(at(n), level, i, value, 0, &guest));
+	return LOCKED(&guest, pt_update(at(n), level, i, value, false, &guest));
 }
 
 static inline unsigned count(unsigned n)

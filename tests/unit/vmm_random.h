@@ -125,7 +125,7 @@ static bool model_begin(uint8_t *use)
 }
 
 /* The other CPU, at any moment inside an operation of the guest's: it flushes, walks, maps the guest's frames and lets them go. */
-static void others_meanwhile(void)
+static inline void others_meanwhile(void)
 {
 	unsigned n;
 
@@ -144,7 +144,7 @@ static void others_meanwhile(void)
 			break;
 		if (used_as_table(frames[OTHER].type) && !page_lock(&other)) {
 			(void)pt_update(at(OTHER), 1, some_spot(),
-					below(3) ? entry(n, below(2) ? RW : P) : 0, 0, &guest);
+					below(3) ? entry(n, below(2) ? RW : P) : 0, false, &guest);
 			page_unlock(&other);
 		}
 		break;
@@ -210,10 +210,7 @@ static void random_update(bool exact)
 	else
 		rc = RANDOMLY(used_as_table(frames[n].type) &&
 					      level_of(type_of(frames[n].type)) == level
-				      ? pt_update(at(n), level, i, e,
-						  (below(2) ? PT_KEEP_AD : 0) |
-							  (guest.page_work & PAGES_LOGGED),
-						  &guest)
+				      ? pt_update_any(at(n), level, i, e, below(2), &guest)
 				      : -EINVAL);
 	held_by_test[n]--;
 	frame_put(at(n));
@@ -333,7 +330,7 @@ static void random_marks(void)
 		flush_cpu(below(CPUS));
 }
 
-static void random_begin(void)
+static inline void random_begin(void)
 {
 	begin();
 	spots = few_spots;
@@ -344,7 +341,7 @@ static void random_begin(void)
 	(void)LOCKED(&other, frame_pin(at(OTHER), TYPE_L1));
 }
 
-static void random_operation(void)
+static inline void random_operation(void)
 {
 	switch (below(12)) {
 	case 0:

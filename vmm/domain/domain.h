@@ -52,7 +52,8 @@ struct vcpu {
 	/* Known to entry.S: VCPU_* in cpu/pcpu.h. */
 	struct domain *domain;
 	struct vcpu_info *info; /* shared: in the shared page, or where register_vcpu_info put it */
-	mfn_t root_kernel, root_user; /* what the processor walks: the tables below or their shadows */
+	mfn_t root_kernel,
+		root_user; /* what the processor walks: the tables below or their shadows */
 	uint64_t syscall_entry, kernel_sp;
 	unsigned iopl;	  /* 0..3 as asked by PHYSDEVOP_set_iopl; 1: the kernel only */
 	bool kernel_mode; /* it runs on its kernel's tables */
@@ -61,7 +62,7 @@ struct vcpu {
 	bool nmi_masked;
 	bool syscall_disables_events;
 	struct trap_handler trap[256];
-	uint64_t ctrlreg[8]; /* 0, 2 and 4 as the guest sees them */
+	uint64_t ctrlreg[8];	   /* 0, 2 and 4 as the guest sees them */
 	uint64_t page_fault_entry; /* trap[14].address, or 0: each is looked at (mm/shadow.c) */
 
 	mfn_t table_kernel, table_user; /* frames held as TYPE_L4; MFN_NONE: none */

@@ -285,7 +285,8 @@ static long shadow_op(struct domain *d, struct xen_domctl_shadow_op *op)
 	case XEN_DOMCTL_SHADOW_OP_OFF:
 		return shadow_off(d);
 	case XEN_DOMCTL_SHADOW_OP_ENABLE:
-		return op->mode == XEN_DOMCTL_SHADOW_ENABLE_LOG_DIRTY ? shadow_on(d, true) : -EINVAL;
+		return op->mode == XEN_DOMCTL_SHADOW_ENABLE_LOG_DIRTY ? shadow_on(d, true)
+								      : -EINVAL;
 	case XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY:
 		return shadow_on(d, true);
 	case XEN_DOMCTL_SHADOW_OP_ENABLE_TEST:

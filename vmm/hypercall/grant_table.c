@@ -390,9 +390,8 @@ static int enter(uint64_t host_addr, uint32_t flags, mfn_t m, struct domain *gra
 		pte |= PTE_RW | PTE_D;
 	rc = place_get(host_addr, flags & GNTMAP_contains_pte, &p);
 	if (!rc) {
-		rc = pt_update(p.table, 1, p.index, pte, d->page_work & PAGES_LOGGED, granter)
-			     ? GNTST_general_error
-			     : 0;
+		rc = pt_update_any(p.table, 1, p.index, pte, false, granter) ? GNTST_general_error
+									     : 0;
 		frame_put(p.table);
 	}
 	page_unlock(d);
@@ -416,7 +415,7 @@ static int leave(uint64_t host_addr, uint32_t flags, mfn_t m)
 	if (!(old & PTE_P) || !mfn_eq(pte_mfn(old), m) ||
 	    ((old & PTE_RW) && (flags & GNTMAP_readonly)))
 		rc = GNTST_bad_virt_addr;
-	else if (pt_update(p.table, 1, p.index, 0, d->page_work & PAGES_LOGGED, d))
+	else if (pt_update_any(p.table, 1, p.index, 0, false, d))
 		rc = GNTST_general_error;
 	frame_put(p.table);
 out:
@@ -617,7 +616,7 @@ static int copy_one(const struct gnttab_copy *op, struct side *from, struct side
 	memcpy((char *)mfn_to_ptr(to->mfn) + op->dest.offset,
 	       (const char *)mfn_to_ptr(from->mfn) + op->source.offset, op->len);
 	shadow_mark(to->owner, to->mfn);
-	return rc;
+	return 0;
 }
 
 /* ---- the table ---- */

@@ -58,8 +58,9 @@ static int write_plain(struct frame *f, unsigned index, uint64_t value)
 	return 0;
 }
 
-static int update_entry(struct domain *d, uint64_t ptr, uint64_t value, unsigned how,
-			struct domain *subject)
+static inline __attribute__((always_inline)) int update_entry(struct domain *d, uint64_t ptr,
+							      uint64_t value, bool preserve_ad,
+							      struct domain *subject, bool logged)
 {
 	mfn_t m = MFN(ptr >> PAGE_SHIFT);
 	unsigned index = (unsigned)(ptr & (PAGE_SIZE - 1)) / 8;
@@ -74,10 +75,13 @@ static int update_entry(struct domain *d, uint64_t ptr, uint64_t value, unsigned
 		return -EPERM;
 	f = mfn_frame(m);
 	word = READ_ONCE(f->type);
-	if ((word & TYPE_COUNT_MASK) && (word & TYPE_VALID))
-		rc = pt_update(f, type_of(word) - TYPE_L1 + 1, index, value, how, subject);
-	else
+	if (!(word & TYPE_COUNT_MASK) || !(word & TYPE_VALID))
 		rc = write_plain(f, index, value);
+	else if (logged)
+		rc = pt_update_any(f, type_of(word) - TYPE_L1 + 1, index, value, preserve_ad,
+				   subject);
+	else
+		rc = pt_update(f, type_of(word) - TYPE_L1 + 1, index, value, preserve_ad, subject);
 	frame_put(f);
 	return rc;
 }
@@ -94,22 +98,30 @@ static int update_m2p(uint64_t ptr, uint64_t pfn, struct domain *subject)
 	return 0;
 }
 
-static int one_update(struct domain *d, uint64_t ptr, uint64_t value, unsigned how,
-		      struct domain *subject)
+static inline __attribute__((always_inline)) int
+one_update(struct domain *d, uint64_t ptr, uint64_t value, struct domain *subject, bool logged)
 {
 	unsigned kind = ptr & PTR_KIND_MASK;
 
 	if (kind == MMU_MACHPHYS_UPDATE)
 		return update_m2p(ptr & ~PTR_KIND_MASK, value, subject);
-	_Static_assert(MMU_PT_UPDATE_PRESERVE_AD == PT_KEEP_AD, "the bit of the pointer");
-	return update_entry(d, ptr & ~7ull, value, how | (kind & PT_KEEP_AD), subject);
+	return update_entry(d, ptr & ~7ull, value, kind == MMU_PT_UPDATE_PRESERVE_AD, subject,
+			    logged);
+}
+
+/* When the domain's page_work says so. */
+static __attribute__((noinline)) int one_update_and_more(struct domain *d, uint64_t ptr,
+							 uint64_t value, struct domain *subject)
+{
+	int rc = page_lock_again(d);
+
+	return rc ? rc : one_update(d, ptr, value, subject, true);
 }
 
 /* The page lock is held, and is again in the end. *done counts. */
 static int locked_updates(struct domain *d, uint64_t updates, uint64_t n, struct domain *subject,
 			  uint64_t *done)
 {
-	unsigned logged = d->page_work & PAGES_LOGGED;
 	uint64_t i = 0;
 	int rc = 0;
 
@@ -127,9 +139,10 @@ static int locked_updates(struct domain *d, uint64_t updates, uint64_t n, struct
 		guest_get_word(&u->ptr, ptr, fault);
 		guest_get_word(&u->val, value, fault);
 		guest_access_end();
-		rc = unlikely(d->page_work) ? page_lock_again(d) : 0;
-		if (!rc)
-			rc = one_update(d, ptr, value, logged, subject);
+		if (likely(!d->page_work))
+			rc = one_update(d, ptr, value, subject, false);
+		else
+			rc = one_update_and_more(d, ptr, value, subject);
 		if (rc)
 			break;
 	}
@@ -240,8 +253,8 @@ long do_update_va_mapping_otherdomain(arg_t va, arg_t value, arg_t flags, arg_t 
 	if (!rc) {
 		rc = guest_walk(va, &old, &table) ? -EINVAL : 0;
 		if (!rc)
-			rc = pt_update(mfn_frame(table), 1, pt_index(va, 1), value,
-				       d->page_work & PAGES_LOGGED, subject);
+			rc = pt_update_any(mfn_frame(table), 1, pt_index(va, 1), value, false,
+					   subject);
 		page_unlock(d);
 	}
 	subject_put(d, subject);
@@ -280,7 +293,7 @@ static int unpin(struct domain *d, mfn_t m)
 	return rc;
 }
 
-static int new_base(mfn_t *place, mfn_t m, bool none_allowed)
+static int new_base(mfn_t *place, mfn_t *root, mfn_t m, bool none_allowed)
 {
 	struct vcpu *v = current;
 	mfn_t old = *place;
@@ -295,7 +308,10 @@ static int new_base(mfn_t *place, mfn_t m, bool none_allowed)
 	if (rc)
 		return rc;
 	*place = m;
-	vcpu_tables_changed(v);
+	if (likely(!v->domain->shadow))
+		*root = m;
+	else
+		shadow_roots(v);
 	/* Before the old one may go. */
 	if (place == &v->table_kernel)
 		tlb_load_new(v);
@@ -358,10 +374,10 @@ static int locked_op(const struct mmuext_op *o, struct domain *d)
 		rc = unpin(d, m);
 		break;
 	case MMUEXT_NEW_BASEPTR:
-		rc = new_base(&current->table_kernel, m, false);
+		rc = new_base(&current->table_kernel, &current->root_kernel, m, false);
 		break;
 	case MMUEXT_NEW_USER_BASEPTR:
-		rc = new_base(&current->table_user, m, true);
+		rc = new_base(&current->table_user, &current->root_user, m, true);
 		break;
 	case MMUEXT_CLEAR_PAGE:
 		rc = copy_page(m, NULL);

@@ -185,7 +185,7 @@ hold_l1e(uint64_t pte, const struct domain *table_owner, struct domain *subject)
 	return 0;
 }
 
-static inline void drop_l1e(uint64_t pte, const struct domain *table_owner)
+static inline void drop_l1e(uint64_t pte, const struct frame *table)
 {
 	mfn_t m = pte_mfn(pte);
 	uint32_t kind;
@@ -196,7 +196,7 @@ static inline void drop_l1e(uint64_t pte, const struct domain *table_owner)
 	if (unlikely(kind)) {
 		if (kind & REF_IO)
 			return;
-		if ((pte & PTE_RW) && mfn_frame(m)->owner != table_owner)
+		if ((pte & PTE_RW) && mfn_frame(m)->owner != table->owner)
 			drop_writer(mfn_frame(m));
 	}
 	if (pte & PTE_RW)
@@ -362,7 +362,7 @@ static int descend(struct frame *f)
 		if (!(pte & PTE_P) || is_hypervisor_slot(level, i)) {
 			/* nothing is held */
 		} else if (level == 1) {
-			drop_l1e(pte, f->owner);
+			drop_l1e(pte, f);
 		} else {
 			rc = drop_table(mfn_frame(pte_mfn(pte)));
 			/* While it is PARTIAL it keeps itself. */
@@ -539,7 +539,7 @@ int frame_get_type(struct frame *f, enum page_type type)
 	if (is_table(type))
 		return make_valid(f, type, 0);
 	if (type == TYPE_DESC && check_descriptors(f)) {
-		__atomic_store_n(&f->type, (uint64_t)type << TYPE_SHIFT, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&f->type, (uint64_t)TYPE_DESC << TYPE_SHIFT, __ATOMIC_SEQ_CST);
 		return -EINVAL;
 	}
 	settle(f);
@@ -586,10 +586,8 @@ void frame_put_both(struct frame *f)
 	frame_put(f);
 }
 
-int page_lock_again(struct domain *d)
+static __attribute__((noinline)) int finish(struct domain *d)
 {
-	if (likely(!(d->page_work & PAGES_UNFINISHED)))
-		return 0;
 	for (unsigned i = 0; i < ARRAY_SIZE(d->unfinished); i++) {
 		struct frame *f = d->unfinished[i];
 		int rc = f && is_unfinished(f, d) ? descend(f) : 0;
@@ -602,12 +600,19 @@ int page_lock_again(struct domain *d)
 	return 0;
 }
 
+int page_lock_again(struct domain *d)
+{
+	return likely(!(d->page_work & PAGES_UNFINISHED)) ? 0 : finish(d);
+}
+
 int page_lock(struct domain *d)
 {
 	int rc;
 
 	spin_lock(&d->page_lock);
-	rc = page_lock_again(d);
+	if (likely(!(d->page_work & PAGES_UNFINISHED)))
+		return 0;
+	rc = finish(d);
 	if (rc)
 		spin_unlock(&d->page_lock);
 	return rc;
@@ -620,37 +625,30 @@ void page_unlock(struct domain *d)
 
 /* ---- entries of tables in use ---- */
 
-#define PT_EXACTLY 1u /* only if it is what it is believed to be */
+/* How an entry is replaced whose A and D bits the processor may set at the same moment. */
+enum exchange { TAKE_ANY, KEEP_AD, EXACTLY };
 
-static bool exchange_with_care(struct frame *f, unsigned level, unsigned index, uint64_t *entry,
-			       uint64_t *old, uint64_t value, unsigned how)
+/* Replace the entry; *old is what it is believed to be, and gets what it was. False: EXACTLY, and it was something else. */
+static inline __attribute__((always_inline)) bool exchange(struct frame *f, unsigned level,
+							   unsigned index, uint64_t *entry,
+							   uint64_t *old, uint64_t value,
+							   enum exchange how, bool logged)
 {
 	const uint64_t ad = PTE_A | PTE_D;
-	bool done;
-
-	if (how & PT_LOGGED)
-		shadow_entry_begin(f);
-	/* The processor may set bits A and D at the same moment. */
-	do {
-		done = __atomic_compare_exchange_n(
-			entry, old, how & PT_KEEP_AD ? value | (*old & ad) : value, false,
-			__ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
-	} while (!done && !(how & PT_EXACTLY));
-	if (how & PT_LOGGED)
-		shadow_entry_end(f, level, index);
-	return done;
-}
-
-/* Replace the entry; *old is what it is believed to be, and gets what it was. False: PT_EXACTLY, and it was something else. */
-static inline bool exchange(struct frame *f, unsigned level, unsigned index, uint64_t *entry,
-			    uint64_t *old, uint64_t value, unsigned how)
-{
 	bool done = true;
 
-	if (likely(!how))
+	if (logged)
+		shadow_entry_begin(f);
+	if (likely(how == TAKE_ANY))
 		*old = __atomic_exchange_n(entry, value, __ATOMIC_SEQ_CST);
 	else
-		done = exchange_with_care(f, level, index, entry, old, value, how);
+		do {
+			done = __atomic_compare_exchange_n(
+				entry, old, how == KEEP_AD ? value | (*old & ad) : value, false,
+				__ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+		} while (!done && how == KEEP_AD);
+	if (logged)
+		shadow_entry_end(f, level, index);
 	if (done && level == 4)
 		xpti_entry_changed(frame_mfn(f), index);
 	return done;
@@ -665,10 +663,9 @@ static bool is_valid_table(const struct frame *f, unsigned level)
 }
 
 /* entry: where it is; old: what it is believed to be. */
-static inline __attribute__((always_inline)) int update(struct frame *f, unsigned level,
-							unsigned index, uint64_t *entry,
-							uint64_t old, uint64_t value,
-							unsigned how, struct domain *subject)
+static inline __attribute__((always_inline)) int
+update(struct frame *f, unsigned level, unsigned index, uint64_t *entry, uint64_t old,
+       uint64_t value, enum exchange how, struct domain *subject, bool logged)
 {
 	uint64_t held = PTE_ADDR | PTE_P | (level == 1 ? PTE_RW | L1_CACHE_FLAGS : 0);
 	int rc;
@@ -677,11 +674,11 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 		return -EINVAL;
 	if (level > 1 && (value & PTE_P) && (value & LEVEL_FLAGS_FORBIDDEN))
 		return -EINVAL;
-	if ((how & PT_KEEP_AD) && !(old & PTE_P))
-		how &= ~PT_KEEP_AD;
+	if (how == KEEP_AD && !(old & PTE_P))
+		how = TAKE_ANY;
 	/* What is held does not change: other rights only. */
 	if (!((old ^ value) & held) && (old & PTE_P))
-		return exchange(f, level, index, entry, &old, adjusted(value, level), how)
+		return exchange(f, level, index, entry, &old, adjusted(value, level), how, logged)
 			       ? 0
 			       : -EAGAIN;
 	rc = level == 1 ? hold_l1e(value, f->owner, subject) : hold_table(value, level, f->owner);
@@ -694,12 +691,12 @@ static inline __attribute__((always_inline)) int update(struct frame *f, unsigne
 		return -EINVAL;
 	}
 	/* Of the two, the one that does not stand in the table gives up what it held. */
-	if (!exchange(f, level, index, entry, &old, adjusted(value, level), how)) {
+	if (!exchange(f, level, index, entry, &old, adjusted(value, level), how, logged)) {
 		rc = -EAGAIN;
 		old = value;
 	}
 	if (level == 1)
-		drop_l1e(old, f->owner);
+		drop_l1e(old, f);
 	else if (old & PTE_P)
 		frame_put_both(mfn_frame(pte_mfn(old)));
 	return rc;
@@ -710,23 +707,32 @@ static inline uint64_t *entry_of(const struct frame *f, unsigned index)
 	return (uint64_t *)mfn_to_ptr(frame_mfn(f)) + index;
 }
 
-int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, unsigned how,
+int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
 	      struct domain *subject)
 {
 	uint64_t *entry = entry_of(f, index), old = READ_ONCE(*entry);
+	enum exchange how = preserve_ad ? KEEP_AD : TAKE_ANY;
 
 	/* Nearly all are of this level, and get code of their own. */
 	if (likely(level == 1))
-		return update(f, 1, index, entry, old, value, how, subject);
-	return update(f, level, index, entry, old, value, how, subject);
+		return update(f, 1, index, entry, old, value, how, subject, false);
+	return update(f, level, index, entry, old, value, how, subject, false);
+}
+
+int pt_update_logged(struct frame *f, unsigned level, unsigned index, uint64_t value,
+		     bool preserve_ad, struct domain *subject)
+{
+	uint64_t *entry = entry_of(f, index);
+
+	return update(f, level, index, entry, READ_ONCE(*entry), value,
+		      preserve_ad ? KEEP_AD : TAKE_ANY, subject, true);
 }
 
 int pt_compare_exchange(struct frame *f, unsigned level, unsigned index, uint64_t old,
 			uint64_t value)
 {
-	unsigned how = PT_EXACTLY | (f->owner->page_work & PAGES_LOGGED);
-
-	return update(f, level, index, entry_of(f, index), old, value, how, f->owner);
+	return update(f, level, index, entry_of(f, index), old, value, EXACTLY, f->owner,
+		      f->owner->page_work & PAGES_LOGGED);
 }
 
 int frame_pin(struct frame *f, enum page_type type)

@@ -114,16 +114,23 @@ void page_unlock(struct domain *d);
 
 /* ---- entries of tables in use; the owner's page lock is held ---- */
 
-#define PT_KEEP_AD 2u /* accessed and dirty bits that the processor sets meanwhile */
-#define PT_LOGGED  PAGES_LOGGED /* the owner's page_work has it */
-
 /*
  * Replace the entry at index of f, which is a VALID table of that level and to which the caller has a reference. subject: whose frames an L1 entry may map,
- * the table's owner or another by right (foreign mapping). how: PT_*. 0, -EPERM, -EINVAL (also when f has ceased to be a table, because what kept it
- * one was wanted as something else); -ERESTART: nothing changed, the next try goes on.
+ * the table's owner or another by right (foreign mapping). preserve_ad: keep accessed and dirty bits that the processor sets meanwhile. 0, -EPERM, -EINVAL
+ * (also when f has ceased to be a table, because what kept it one was wanted as something else); -ERESTART: nothing changed, the next try goes on.
  */
-int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, unsigned how,
+int pt_update(struct frame *f, unsigned level, unsigned index, uint64_t value, bool preserve_ad,
 	      struct domain *subject);
+/* The same when the owner's page_work has PAGES_LOGGED. */
+int pt_update_logged(struct frame *f, unsigned level, unsigned index, uint64_t value,
+		     bool preserve_ad, struct domain *subject);
+static inline int pt_update_any(struct frame *f, unsigned level, unsigned index, uint64_t value,
+				bool preserve_ad, struct domain *subject)
+{
+	return unlikely(f->owner->page_work & PAGES_LOGGED)
+		       ? pt_update_logged(f, level, index, value, preserve_ad, subject)
+		       : pt_update(f, level, index, value, preserve_ad, subject);
+}
 
 /* The same for the owner's own frames, if the entry is `old`; -EAGAIN: it is not, because the processor has set a bit in it. */
 int pt_compare_exchange(struct frame *f, unsigned level, unsigned index, uint64_t old,

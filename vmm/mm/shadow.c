@@ -38,7 +38,7 @@
 #define PAGES_PER_VCPU	  34u /* two roots, and what one instruction can need */
 #define PAGES_BASE	  64u
 #define FRAMES_PER_PAGE	  128u /* of the guest, for a page of shadows */
-#define PROTECT_AT_ONCE	  8u /* tables */
+#define PROTECT_AT_ONCE	  8u   /* tables */
 #define ENTRIES_PER_CHUNK 16u
 #define IS_OLD		  (1ull << 32)
 
@@ -51,11 +51,11 @@ struct shadow {
 	uint8_t now;   /* the log that is written */
 	uint64_t pfns; /* that it has bits for */
 	uint64_t log_pages, **bits[2];
-	bool reading; /* the other log */
+	bool reading;		 /* the other log */
 	uint64_t pages, nr_free; /* for shadows */
 	struct frame_list free;
 	struct frame_list clean, written; /* in use; written: L1 tables with writable entries */
-	struct frame_list old; /* written since the log before: to be protected */
+	struct frame_list old;		  /* written since the log before: to be protected */
 	uint32_t faults, dirty[2];
 };
 
@@ -270,14 +270,11 @@ static bool is_root(const struct domain *d, const struct frame *page)
 static void drop_all(struct domain *d, bool roots_too)
 {
 	struct shadow *s = d->shadow;
-	uint32_t next;
 
 	for (struct frame *page; (page = first(&s->written)) || (page = first(&s->old));)
 		unmake(s, page);
-	for (uint32_t n = s->clean.first; n != FRAME_NONE; n = next) {
-		struct frame *page = &frame_table[n];
-
-		next = page->next;
+	for (struct frame *page = first(&s->clean), *next; page; page = next) {
+		next = page->next == FRAME_NONE ? NULL : &frame_table[page->next];
 		if (roots_too || level_of_table(table_of(page)) != 4 || !is_root(d, page)) {
 			unmake(s, page);
 			continue;

@@ -11,8 +11,8 @@
 #include "vmm/domain/domain.h"
 
 /* Bits of a page of the log, and how many there may be: 1 TiB of guest. */
-#define LOG_PFNS	(PAGE_SIZE * 8)
-#define LOG_PFNS_MOST	(1ull << 28)
+#define LOG_PFNS      (PAGE_SIZE * 8)
+#define LOG_PFNS_MOST (1ull << 28)
 
 /* Pages for shadow tables that a domain needs at least, and that it gets when nobody says otherwise. */
 uint64_t shadow_pages_least(const struct domain *d);
