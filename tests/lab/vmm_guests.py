@@ -8,15 +8,16 @@ import dataclasses
 import os
 import pathlib
 import re
+import subprocess
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
 
 import lab_guests  # noqa: E402
-from lab_guests import CONFIG, CONSOLE, GUEST, domains, lab, sh, verdicts  # noqa: E402
+from lab_guests import CONFIG, CONSOLE, GUEST, domains, lab, prepare, sh, verdicts  # noqa: E402
 from rig import expect, wait_until  # noqa: E402
-from vmm_hosts import END, SLOW, run  # noqa: E402
+from vmm_hosts import END, ROOT, SLOW, run  # noqa: E402
 
 HOST = ("--hosts", "1", "--hypervisor", "pagurus", "--smp", "2", "--mem", "1536")
 SAMPLES = 5
@@ -38,47 +39,55 @@ class Held:
         return self.free == before.free and self.mappings <= before.mappings and self.timers <= before.timers
 
 
-def held(times=1):
+def held(times=1, host="a"):
     """Now and some moments later."""
-    text = sh("a", f"for i in $(seq {times}); do xl debug-keys gtm; done; xl dmesg").stdout
+    text = sh(host, f"for i in $(seq {times}); do xl debug-keys gtm; done; xl dmesg").stdout
     # What a domain once needed to keep its mappings in, it keeps.
     return [Held(int(re.search(r"Memory: (\d+) of", part)[1]) + sum(map(int, re.findall(r"mappings of others' in (\d+) frames", part))),
                  sum(map(int, re.findall(r"(\d+) mappings of others", part))), int(re.search(r"(\d+) timers run", part)[1]))
             for part in text.split("Grants of domain 0")[-times:]]
 
 
-def held_at_most():
+def held_at_most(host="a"):
     """For comparing later: dom0's timers come and go."""
-    samples = held(SAMPLES)
+    samples = held(SAMPLES, host)
     return Held(samples[-1].free, *(max(getattr(s, what) for s in samples) for what in ("mappings", "timers")))
 
 
-def nothing_left(before):
+def nothing_left(before, host="a"):
     """Frames of the last guest may still be on their way back."""
-    wait_until(lambda: held()[0].no_more_than(before), f"no more to be held than {before}", SLOW)
+    wait_until(lambda: held(1, host)[0].no_more_than(before), f"no more to be held than {before}", SLOW)
 
 
-def audit():
-    said = re.findall(r"audit: .*", sh("a", "xl debug-keys a; xl dmesg").stdout)
+def build_vmm_log(to):
+    """The program for dom0."""
+    libraries = [f"{ROOT}/build/{name}" for name in ("libpagurus-xen.a", "libpagurus.a")]
+    subprocess.run(["make", "-s", "-C", str(ROOT), *(f"build/{os.path.basename(name)}" for name in libraries)], check=True)
+    subprocess.run([os.environ.get("CC", "gcc"), "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", f"-I{ROOT}", "-o", str(to),
+                    str(ROOT / "tests/lab/vmm_log.c"), *libraries, "-lxenforeignmemory", "-lxencall"], check=True)
+
+
+def audit(host="a"):
+    said = re.findall(r"audit: .*", sh(host, "xl debug-keys a; xl dmesg").stdout)
     expect(said and "all counted right" in said[-1], "\n".join(said[-8:]))
 
 
-def until(condition, what, then="true"):
-    """Waits until the shell's condition holds in host a, and does the rest; what it says. To ask again and again from here would cost the host more than the condition."""
-    r = sh("a", f"end=$((SECONDS + {SLOW:.0f})); until {condition}; do [ $SECONDS -lt $end ] || exit {LATE}; sleep 0.5; done; {then}", None)
+def until(condition, what, then="true", host="a"):
+    """Waits until the shell's condition holds in the host, and does the rest; what it says. To ask again and again from here would cost the host more than the condition."""
+    r = sh(host, f"end=$((SECONDS + {SLOW:.0f})); until {condition}; do [ $SECONDS -lt $end ] || exit {LATE}; sleep 0.5; done; {then}", None)
     expect(r.returncode != LATE, f"waited {SLOW:.0f} s in vain for {what}")
     expect(r.returncode == 0, f"{what}: exit status {r.returncode}: {r.stdout[-400:]} {r.stderr[-400:]}")
     return r.stdout
 
 
-def gone():
-    until("[ $(xl list | wc -l) = 2 ]", "no guest to be there")
+def gone(host="a"):
+    until("[ $(xl list | wc -l) = 2 ]", "no guest to be there", host=host)
 
 
-def end():
+def end(host="a"):
     """Of all guests, and of what they said."""
-    sh("a", "for id in $(xl list | awk 'NR > 2 { print $2 }'); do xl destroy $id; done; truncate -c -s 0 /var/log/xen/console/guest-*.log", None)
-    gone()
+    sh(host, "for id in $(xl list | awk 'NR > 2 { print $2 }'); do xl destroy $id; done; truncate -c -s 0 /var/log/xen/console/guest-*.log", None)
+    gone(host)
 
 
 def says(words, times=1):
@@ -115,15 +124,17 @@ def do(guest, commands):
 
 def no_warning():
     lab_guests.test_z_no_warning_in_any_console()
-    text = pathlib.Path(f"/run/pagurus-lab/{lab_guests.NAME}/a/console.log").read_text(errors="replace")
-    expect(not END.search(text) and "counts are WRONG" not in text, text[-1500:])
+    for log in pathlib.Path(f"/run/pagurus-lab/{lab_guests.NAME}").glob("?/console.log"):
+        text = log.read_text(errors="replace")
+        expect(not END.search(text) and "counts are WRONG" not in text, text[-1500:])
 
 
 class Suite:
-    """Tests on one host of their own, or on host a of the lab LAB_NAME; those whose name has one of the command line's words."""
+    """Tests on hosts of their own, mostly one, or on those of the lab LAB_NAME; those whose name has one of the command line's words."""
 
-    def __init__(self, name):
-        self.name, self.own, self.bad, self.before = name, "LAB_NAME" not in os.environ, 0, None
+    def __init__(self, name, hosts="a", options=HOST):
+        self.name, self.own, self.bad = name, "LAB_NAME" not in os.environ, 0
+        self.hosts, self.options, self.before = hosts, options, None
 
     def wants(self, name):
         return not sys.argv[1:] or any(word in name for word in sys.argv[1:])
@@ -140,10 +151,14 @@ class Suite:
 
     def counted(self, test):
         test()
-        audit()
         no_warning()
-        if not domains("a"):
-            nothing_left(self.before)
+        for host in self.hosts:
+            audit(host)
+            if not domains(host):
+                self.nothing_left(host)
+
+    def nothing_left(self, _):
+        nothing_left(self.before)
 
     def each(self, tests):
         """Those that are wanted of all names and what is run for them, in this order."""
@@ -157,7 +172,7 @@ class Suite:
             lab_guests.NAME = f"{self.name}-{os.getpid()}"
         try:
             if self.own:
-                self.run("comes up", lambda: lab("up", *HOST))
+                self.run("comes up", lambda: lab("up", *self.options))
             if not self.bad:
                 self.run("first guest", self.first_guest)
             if not self.bad:
@@ -169,12 +184,12 @@ class Suite:
         return 1 if self.bad else 0
 
 
-def main(name, module):
+def main(name, module, suite=None):
     """The tests of the module, by their names; the exit status."""
-    suite = Suite(name)
+    suite = suite or Suite(name)
     tests = sorted((name.removeprefix("test_"), test) for name, test in module.items() if name.startswith("test_"))
     return suite.main(lambda: suite.each(tests))
 
 
-__all__ = ["CONFIG", "CONSOLE", "GUEST", "SLOW", "Suite", "audit", "begin", "console", "dmesg", "do", "domains", "end", "expect", "goes_on", "gone",
-           "held_at_most", "lab", "main", "nothing_left", "says", "sh", "until", "verdicts"]
+__all__ = ["CONFIG", "CONSOLE", "GUEST", "SLOW", "Suite", "audit", "begin", "build_vmm_log", "console", "dmesg", "do", "domains", "end", "expect", "goes_on", "gone",
+           "held_at_most", "lab", "main", "nothing_left", "prepare", "says", "sh", "until", "verdicts"]
