@@ -52,8 +52,8 @@ struct vcpu {
 	/* Known to entry.S: VCPU_* in cpu/pcpu.h. */
 	struct domain *domain;
 	struct vcpu_info *info; /* shared: in the shared page, or where register_vcpu_info put it */
-	mfn_t root_kernel,
-		root_user; /* what the processor walks: the tables below or their shadows */
+	/* What the processor walks: the tables below or their shadows. */
+	mfn_t root_kernel, root_user;
 	uint64_t syscall_entry, kernel_sp;
 	unsigned iopl;	  /* 0..3 as asked by PHYSDEVOP_set_iopl; 1: the kernel only */
 	bool kernel_mode; /* it runs on its kernel's tables */

@@ -59,8 +59,8 @@ struct frame {
 	uint32_t next, prev; /* frame numbers: a free list, or the owner's pages; FRAME_NONE ends */
 	struct domain *owner; /* NULL: the hypervisor, or free */
 	uint32_t ref;
-	uint32_t
-		clock; /* TLB clock when the last typed reference went, or when it was freed; SHADOWED: the shadow's number */
+	/* TLB clock when the last typed reference went, or when it was freed; SHADOWED: the shadow's number. */
+	uint32_t clock;
 	uint64_t type;
 };
 _Static_assert(sizeof(struct frame) == 32, "the frame table has one of these for every 4 KiB");
