@@ -38,16 +38,17 @@ LDFLAGS += $(SANITIZE)
 else
 CPPFLAGS += -D_FORTIFY_SOURCE=2
 endif
-LIBS := -lssl -lcrypto -llz4 -lzstd -lisal -lIPSec_MB -ljansson -lpthread -lm
+LIBS := -lssl -lcrypto -llz4 -lzstd -lz -lisal -lIPSec_MB -ljansson -laio -lpthread -lm
 XEN_LIBS := -lxenlight -lxenctrl -lxenforeignmemory -lxencall -lxenstore -lxentoollog
 
 # The parts. Everything that talks to a hypervisor is in files named *xen*, in a library of its own.
 COMMON_SRC := $(wildcard common/*.c)
 MIGRATE_SRC := $(filter-out $(wildcard migrate/*xen*.c),$(wildcard migrate/*.c))
 XEN_SRC := $(wildcard migrate/*xen*.c)
+STORAGE_SRC := $(wildcard storage/*.c)
 TOOL_SRC := $(wildcard tools/pagurus/*.c)
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
-UNIT_LIB_SRC := $(filter-out $(UNIT_SRC),$(wildcard tests/unit/*.c))
+UNIT_LIB_SRC := $(filter-out $(UNIT_SRC),$(wildcard tests/unit/*.c)) $(wildcard tests/storage/*.c)
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 # A program for each bench_*.c; what they share is in the other files.
 BENCH_SRC := $(wildcard tests/bench/bench_*.c)
@@ -123,7 +124,7 @@ $(call say,LD,$@)
 $(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(1) $(LIBS)
 endef
 
-$(LIB): $(call obj,$(COMMON_SRC) $(MIGRATE_SRC))
+$(LIB): $(call obj,$(COMMON_SRC) $(MIGRATE_SRC) $(STORAGE_SRC))
 	$(archive)
 $(XEN_LIB): $(call obj,$(XEN_SRC))
 	$(archive)
@@ -143,7 +144,7 @@ $(B)/bench/%: $(B)/obj/tests/bench/%.o $(call obj,$(BENCH_LIB_SRC)) $(LIB)
 
 # Fuzzers are clang's, with coverage in the code under test, so they compile the libraries again.
 fuzzers: $(FUZZERS)
-FUZZ_LIB_SRC := $(COMMON_SRC) $(MIGRATE_SRC)
+FUZZ_LIB_SRC := $(COMMON_SRC) $(MIGRATE_SRC) $(STORAGE_SRC)
 FUZZ_CFLAGS := -std=c11 -O1 -g -U_FORTIFY_SOURCE -pthread -fsanitize=fuzzer-no-link $(SANITIZE)
 build/fuzz/obj/%.o: %.c | setup-lint
 	$(call say,FUZZCC,$<)
