@@ -90,14 +90,14 @@ def end(host="a"):
     gone(host)
 
 
-def says(words, times=1):
+def says(words, times=1, host="a"):
     """The guest."""
-    until(f"[ $(grep -c '{words}' {CONSOLE}) -ge {times} ]", f"{GUEST} to say '{words}'")
+    until(f"[ $(grep -c '{words}' {CONSOLE}) -ge {times} ]", f"{GUEST} to say '{words}'", host=host)
 
 
-def goes_on():
-    says("VERIFIER ok", verdicts("a") + 2)
-    verdicts("a")
+def goes_on(host="a"):
+    says("VERIFIER ok", verdicts(host) + 2, host)
+    verdicts(host)
 
 
 def begin(*options):
@@ -107,19 +107,19 @@ def begin(*options):
     goes_on()
 
 
-def console(guest):
-    return sh("a", f"cat /var/log/xen/console/guest-{guest}.log 2>/dev/null || true").stdout
+def console(guest, host="a"):
+    return sh(host, f"cat /var/log/xen/console/guest-{guest}.log 2>/dev/null || true").stdout
 
 
-def do(guest, commands):
+def do(guest, commands, host="a"):
     """In the shell on the guest's console; what it says until they are done."""
     log = f"/var/log/xen/console/guest-{guest}.log"
     # The console daemon gives a restored guest its terminal when it comes to that.
-    terminal = until(f"t=$(xenstore-read /local/domain/$(xl domid {guest})/console/tty 2>/dev/null) && [ -c \"$t\" ]", f"the terminal of {guest}", "echo $t").strip()
+    terminal = until(f"t=$(xenstore-read /local/domain/$(xl domid {guest})/console/tty 2>/dev/null) && [ -c \"$t\" ]", f"the terminal of {guest}", "echo $t", host).strip()
     # The shell shows what it was given as well, but not with the sum done.
-    before = sh("a", f"stat -c %s {log}; echo '{commands}; echo did-$((40+2))' > {terminal}").stdout.strip()
+    before = sh(host, f"stat -c %s {log}; echo '{commands}; echo did-$((40+2))' > {terminal}").stdout.strip()
     new = f"tail -c +$(({before} + 1)) {log}"
-    return until(f"{new} | grep -q did-42", f"{guest}: {commands}", new)
+    return until(f"{new} | grep -q did-42", f"{guest}: {commands}", new, host)
 
 
 def no_warning():
