@@ -11,6 +11,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
 
+from labkit import use  # noqa: E402
 from rig import ROOT, expect, wait_until  # noqa: E402
 
 LAB = str(ROOT / "tests" / "lab" / "lab")
@@ -40,10 +41,13 @@ class Host:
     def __init__(self, name, *options):
         self.name, self.options = f"{name}-{os.getpid()}", options
 
-    def lab(self, *words, status=0):
-        r = subprocess.run([LAB, "--name", self.name, *words], capture_output=True, text=True, check=False)
-        expect(status is None or r.returncode == status, f"lab {' '.join(words)}: {r.stdout[-800:]} {r.stderr[-800:]}")
+    def run(self, line, status, what):
+        r = subprocess.run(line, capture_output=True, text=True, check=False)
+        expect(status is None or r.returncode == status, f"{what}: {r.stdout[-800:]} {r.stderr[-800:]}")
         return r.stdout
+
+    def lab(self, *words, status=0):
+        return self.run([LAB, "--name", self.name, *words], status, f"lab {' '.join(words)}")
 
     def __enter__(self):
         return self
@@ -56,7 +60,7 @@ class Host:
         self.lab("up", "--hosts", "1", "--hypervisor", "pagurus", "--no-guests", "--no-install", "--fresh", "--wait", str(SLOW), *self.options)
 
     def sh(self, command, status=0):
-        return self.lab("sh", "a", command, status=status)
+        return self.run(use.line(self.name, "a", command), status, command)
 
     def console(self):
         return pathlib.Path(f"/run/pagurus-lab/{self.name}/a/console.log").read_text(errors="replace")

@@ -18,6 +18,9 @@ sys.dont_write_bytecode = True
 
 from rig import ROOT, VERIFIER, expect, run_module, wait_until  # noqa: E402
 
+sys.path.insert(0, str(ROOT / "tests" / "lab"))
+from labkit import use  # noqa: E402
+
 LAB = str(ROOT / "tests" / "lab" / "lab")
 NAME = os.environ.get("LAB_NAME") or f"tools-{os.getpid()}"
 GUEST = "tiny"
@@ -33,7 +36,7 @@ def lab(*words):
 
 
 def sh(host, command, status=0):
-    r = subprocess.run([LAB, "--name", NAME, "sh", host, command], capture_output=True, text=True, timeout=2 * SLOW)
+    r = subprocess.run(use.line(NAME, host, command), capture_output=True, text=True, timeout=2 * SLOW)
     expect(status is None or r.returncode == status,
            f"{host}: {command}: exit status {r.returncode}, expected {status}: {r.stdout[-400:]} {r.stderr[-800:]}")
     return r
