@@ -27,6 +27,10 @@
 
 /* An unanswered TCP connection attempt is made again after this. */
 #define CONNECT_NS (1 * NS_PER_S)
+/* Asked to end, it waits so long for the answers that are still on their way. */
+#define LAST_NS (10 * NS_PER_S)
+
+static volatile sig_atomic_t ending;
 
 struct session {
 	const struct addrinfo *peer;
@@ -212,6 +216,24 @@ static void report(struct session *session, int64_t now)
 	session->rtt_count = 0;
 }
 
+static void on_signal(int number)
+{
+	(void)number;
+	ending = 1;
+}
+
+/* What was sent and not answered yet may only be late. */
+static void wait_for_the_last(struct session *session)
+{
+	int64_t now = clock_ns(CLOCK_MONOTONIC), end = now + LAST_NS;
+
+	while (session->received < session->sent && session->fd >= 0 && now < end) {
+		listen_until(session, now + session->interval_ns);
+		now = clock_ns(CLOCK_MONOTONIC);
+	}
+	report(session, now);
+}
+
 static void run(struct session *session, uint64_t count)
 {
 	int64_t now = clock_ns(CLOCK_MONOTONIC), next = now, reported = now;
@@ -219,7 +241,7 @@ static void run(struct session *session, uint64_t count)
 
 	session->last_answer = now;
 	connect_peer(session);
-	while (count == 0 || reports < count) {
+	while (!ending && (count == 0 || reports < count)) {
 		if ((session->fd < 0 || session->connecting) &&
 		    now - session->since_connect >= CONNECT_NS) {
 			disconnect(session);
@@ -238,6 +260,8 @@ static void run(struct session *session, uint64_t count)
 			reports++;
 		}
 	}
+	if (ending)
+		wait_for_the_last(session);
 }
 
 static void usage(void)
@@ -254,8 +278,9 @@ static void usage(void)
 	     "  ECHO now_ms=N longest_ms=F since_last_ms=F sent=N received=N missing=N bad=N reconnects=N rtt_ms=F\n"
 	     "longest_ms and since_last_ms are the longest silence since start and since the last\n"
 	     "report; missing are messages without an answer so far; bad are answers that are not\n"
-	     "what was sent; rtt_ms is the mean since the last report. The exit status after --count\n"
-	     "is 1 when no answer came at all.");
+	     "what was sent; rtt_ms is the mean since the last report. SIGINT and SIGTERM end it with\n"
+	     "a last report, after the answers that were still on their way. The exit status is 1\n"
+	     "when no answer came at all.");
 }
 
 int main(int argc, char **argv)
@@ -295,6 +320,8 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	session.peer = peers;
+	signal(SIGINT, on_signal);
+	signal(SIGTERM, on_signal);
 	run(&session, count);
 	disconnect(&session);
 	freeaddrinfo(peers);
