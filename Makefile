@@ -78,7 +78,7 @@ help:
 	@echo '  fuzz     fuzz the stream readers; FUZZ_SECONDS=$(FUZZ_SECONDS) for each of them'
 	@echo '  bench    how fast the engine is on this machine, beside QEMU'
 	@echo '  bench-vmm  what the hypervisor costs, in instructions, beside Xen 4.17 and none'
-	@echo '  demo     two hosts, a Debian guest that moves between them, and what that cost; HYPERVISOR=pagurus: ours'
+	@echo '  demo     two hosts, a Debian guest that moves between them, and what that cost; HYPERVISOR=xen: Debian's'
 	@echo '  lab      two hosts to look around in; HYPERVISOR=pagurus: ours'
 	@echo '  run      boot one host on our own hypervisor and log in on its console; run-gdb: under gdb'
 	@echo '  vmm      build the hypervisor: build/vmm/pagurus; vmm-size: its size and lines of code by room'
