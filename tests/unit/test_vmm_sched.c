@@ -442,7 +442,7 @@ static void keeps_to_caps(void)
 	CHECK_EQ(ran(d->vcpu[0]) - x, 1000);
 }
 
-/* One that an event wakes does not wait for the other's slice, as long as it has credit. */
+/* One that an event wakes does not wait for the other's slice, as long as it has credit; only for the moment that each gets. */
 static void wakes_at_once(void)
 {
 	struct vcpu *hog, *waits;
@@ -465,9 +465,11 @@ static void wakes_at_once(void)
 		/* Not because the other one has used up what it had. */
 		hog->credit = waits->credit = ACCOUNT_NS;
 		queues[0].charged = now;
-		queues[0].slice_end = now + SCHED_SLICE_NS;
+		queues[0].slice_end = now + SCHED_SLICE_NS - (i % 2 ? SCHED_RATELIMIT_NS : 0);
 		vcpu_unblock(waits);
 		settle_down();
+		CHECK(runs_on(0) == (i % 2 ? waits : hog));
+		pass(2);
 		CHECK(runs_on(0) == waits);
 	}
 }

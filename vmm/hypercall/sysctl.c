@@ -163,7 +163,8 @@ static long scheduler_op(struct xen_sysctl_scheduler_op *op)
 		return -EINVAL;
 	if (op->cmd != XEN_SYSCTL_SCHEDOP_getinfo)
 		return -EOPNOTSUPP;
-	op->u.sched_credit = (struct xen_sysctl_credit_schedule){.tslice_ms = SLICE_MS};
+	op->u.sched_credit = (struct xen_sysctl_credit_schedule){
+		.tslice_ms = SLICE_MS, .ratelimit_us = SCHED_RATELIMIT_NS / 1000};
 	return 0;
 }
 

@@ -268,17 +268,29 @@ static void tell_idle(const struct runqueue *q)
 	}
 }
 
-/* v was queued on the CPU: tell whoever has to look. When that is the CPU itself, it tells others if it leaves something. */
+/*
+ * v was queued on the CPU: tell whoever has to look. When that is the CPU itself, it tells others if it leaves something.
+ * A vCPU that has just begun to run is left alone for a moment: one that sends events gets its work done in larger pieces.
+ */
 static void tell(const struct vcpu *v, unsigned cpu)
 {
 	struct runqueue *q = &queues[cpu];
+	uint64_t when = q->slice_end;
 
-	if (is_idle(q->runs) || class_of(v) < class_of(q->runs)) {
+	if (is_idle(q->runs)) {
 		kick_cpu(cpu);
 		return;
 	}
-	if (!q->slice.slot)
-		timer_set(&q->slice, q->slice_end);
+	if (class_of(v) < class_of(q->runs)) {
+		when += SCHED_RATELIMIT_NS - SCHED_SLICE_NS;
+		if (time_now() >= when) {
+			kick_cpu(cpu);
+			return;
+		}
+		timer_set(&q->slice, when);
+	} else if (!q->slice.slot) {
+		timer_set(&q->slice, when);
+	}
 	tell_idle(q);
 }
 

@@ -9,6 +9,8 @@
 #include "vmm/domain/domain.h"
 
 #define SCHED_SLICE_NS 10000000ull
+/* So long one that has just begun to run is not interrupted by one that wakes. */
+#define SCHED_RATELIMIT_NS 1000000ull
 
 /* pcpus[cpu].idle exists and runs there. Each CPU before it enables interrupts. */
 void sched_init_cpu(unsigned cpu);
