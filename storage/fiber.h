@@ -20,7 +20,7 @@
 
 #include "storage/loop.h"
 
-#define FIBER_STACK (64u << 10)
+#define FIBER_STACK (256u << 10) /* of which only what was used takes up memory */
 #define FIBER_KEEP  128u
 
 /* Begin run(ctx) on a fiber, at once, until its first wait; the call returns then. -ENOMEM: nothing was run. */
