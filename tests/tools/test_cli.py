@@ -14,7 +14,8 @@ from rig import PATIENCE, ROOT, SMALL, TOOL, Rig, expect, wait_until
 
 VERBS = ("migrate", "save", "restore", "inspect", "status", "cancel", "recover", "daemon", "version")
 ACTIONS = ("init", "cert", "trust", "check", "list", "evacuate")
-COMMANDS = [(v,) for v in VERBS] + [("host", a) for a in ACTIONS]
+DISK_ACTIONS = ("info", "map", "convert")
+COMMANDS = [(v,) for v in VERBS] + [("host", a) for a in ACTIONS] + [("disk", a) for a in DISK_ACTIONS]
 
 
 def options_of(host, words):
@@ -24,7 +25,7 @@ def options_of(host, words):
 def test_help_of_every_verb():
     with Rig("a", start=False) as rig:
         main = rig.a.run("--help").must(0).out
-        for verb in (*VERBS, "host"):
+        for verb in (*VERBS, "host", "disk"):
             expect(f"\n  {verb} " in main, f"--help does not list {verb}")
             expect(rig.a.run(verb, "--help").must(0).out.startswith("Usage: pagurus"), verb)
         for words in COMMANDS:
@@ -40,6 +41,7 @@ def test_wrong_command_lines_exit_2():
              ("migrate", "--bandwidth", "99999999999G", "g", "h"), ("save", "g"), ("restore",),
              ("save", "--compress", "no", "g", "f"), ("inspect",), ("inspect", "--json", "--records", "f"),
              ("host",), ("host", "nothing"), ("host", "trust"), ("cancel",), ("status", "x"),
+             ("disk",), ("disk", "nothing"), ("disk", "info"), ("disk", "map", "a", "b"), ("disk", "convert", "a"),
              ("recover", "--run-here"), ("recover", "00"), ("keeper",), ("keeper", "0")]
     with Rig("a", start=False) as rig:
         for words in wrong:
@@ -141,7 +143,7 @@ def test_man_pages_are_clean_and_complete():
                        capture_output=True, text=True)
     expect(r.returncode == 0 and not r.stdout.strip(), r.stdout + r.stderr)
     where = {"migrate": "pagurus-migrate.1", "save": "pagurus-save.1", "restore": "pagurus-save.1",
-             "inspect": "pagurus-save.1", "host": "pagurus-host.1", "daemon": "pagurus-daemon.8"}
+             "inspect": "pagurus-save.1", "host": "pagurus-host.1", "disk": "pagurus-disk.1", "daemon": "pagurus-daemon.8"}
     with Rig("a", start=False) as rig:
         for words in COMMANDS:
             page = (ROOT / "docs" / "man" / where.get(words[0], "pagurus.1")).read_text()
@@ -172,8 +174,10 @@ def complete(rig, words, current):
 
 def test_completion_knows_every_verb_and_option():
     with Rig(start=False) as rig:
-        expect(set((*VERBS, "host")) <= complete(rig, [], ""), "verbs")
+        expect(set((*VERBS, "host", "disk")) <= complete(rig, [], ""), "verbs")
         expect(complete(rig, ["host"], "") == set(ACTIONS), "actions")
+        expect(complete(rig, ["disk"], "") == set(DISK_ACTIONS), "actions of disk")
+        expect(complete(rig, ["disk", "info", "--format"], "") == {"raw", "qcow2"}, "formats")
         for words in COMMANDS:
             expect(complete(rig, list(words), "--") == options_of(rig.a, words),
                    f"options of {words}")

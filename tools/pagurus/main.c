@@ -21,6 +21,7 @@ static const struct {
 	{"cancel", verb_cancel, "stop a move; the guest stays where it is"},
 	{"recover", verb_recover, "put right what a crash interrupted"},
 	{"host", verb_host, "this host's key, and the hosts that it trusts"},
+	{"disk", verb_disk, "what a disk image is and holds; copy it"},
 	{"daemon", verb_daemon, "the host daemon"},
 	{"version", verb_version, "what this is"},
 	{"worker", verb_worker, NULL},

@@ -25,6 +25,7 @@ int verb_inspect(int argc, char **argv);
 int verb_status(int argc, char **argv);
 int verb_cancel(int argc, char **argv);
 int verb_recover(int argc, char **argv);
+int verb_disk(int argc, char **argv);
 int verb_version(int argc, char **argv);
 
 /* Of `pagurus host`, in a file of its own. */

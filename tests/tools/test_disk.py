@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""pagurus disk: what it says of images that qemu-img made, and what it leaves behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+from rig import Rig, expect, wait_until
+
+MIB = 1 << 20
+
+
+def qemu(folder, *words):
+    subprocess.run(words, cwd=folder, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+
+def images(folder):
+    """A chain: data at 1 MiB below, at 3 MiB here, zeros over a part of what is below."""
+    qemu(folder, "qemu-img", "create", "-f", "qcow2", "base.qcow2", "8M")
+    qemu(folder, "qemu-io", "-f", "qcow2", "-c", "write -P 1 1M 1M", "base.qcow2")
+    qemu(folder, "qemu-img", "create", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2")
+    qemu(folder, "qemu-io", "-f", "qcow2", "-c", "write -P 2 3M 512k", "-c", "write -z 1M 512k", "top.qcow2")
+
+
+def with_qemu(test):
+    def run():
+        if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
+            print(f"SKIP tools.disk.{test.__name__.removeprefix('test_')}: needs qemu-utils")
+            return
+        with Rig("a", start=False) as rig:
+            images(rig.dir)
+            test(rig)
+    run.__name__ = test.__name__
+    return run
+
+
+@with_qemu
+def test_info(rig):
+    text = rig.a.run("disk", "info", rig.dir / "top.qcow2").must(0).out
+    expect("8.00 MiB" in text and "512 KiB here, 512 KiB below" in text.replace(".0 ", " "), text)
+    o = json.loads(rig.a.run("disk", "info", "--json", rig.dir / "top.qcow2").must(0).out)
+    expect((o["format"], o["size"], o["data_here"], o["data_below"], o["zeros"]) == ("qcow2", 8 * MIB, MIB // 2, MIB // 2, 7 * MIB), str(o))
+
+
+@with_qemu
+def test_map(rig):
+    lines = rig.a.run("disk", "map", "--json", rig.dir / "top.qcow2").must(0).lines()
+    got = [(o["offset"], o["length"], o["holds"], o["here"]) for o in lines]
+    half = MIB // 2
+    expect(got == [(0, MIB, "zeros", False), (MIB, half, "zeros", True), (MIB + half, half, "data", False), (2 * MIB, MIB, "zeros", False),
+                   (3 * MIB, half, "data", True), (3 * MIB + half, 4 * MIB + half, "zeros", False)], str(got))
+    expect(len(rig.a.run("disk", "map", rig.dir / "top.qcow2").must(0).out.splitlines()) == len(got), "lines without --json")
+
+
+@with_qemu
+def test_convert(rig):
+    target = rig.dir / "copy.raw"
+    rig.a.run("disk", "convert", rig.dir / "top.qcow2", target).must(0)
+    qemu(rig.dir, "qemu-img", "compare", "-f", "qcow2", "-F", "raw", "top.qcow2", "copy.raw")
+    expect(target.stat().st_blocks * 512 < 2 * MIB, "the copy is not sparse")
+    again = rig.a.run("disk", "convert", rig.dir / "top.qcow2", target).must(1)
+    expect("--overwrite" in again.err, again.err)
+    rig.a.run("disk", "convert", "--overwrite", target, target).must(0)  # its own source, until the copy gets the name
+    qemu(rig.dir, "qemu-img", "compare", "-f", "qcow2", "-F", "raw", "top.qcow2", "copy.raw")
+    qemu(rig.dir, "qemu-io", "-f", "qcow2", "-c", "write -P 3 0 64k", "top.qcow2")
+    r = rig.a.run("disk", "convert", "--json", "--overwrite", rig.dir / "top.qcow2", target).must(0)
+    expect(r.result()["size"] == 8 * MIB, r.out)
+    qemu(rig.dir, "qemu-img", "compare", "-f", "qcow2", "-F", "raw", "top.qcow2", "copy.raw")
+    expect(not list(rig.dir.glob("*.partial")), "something is left")
+
+
+@with_qemu
+def test_convert_interrupted(rig):
+    qemu(rig.dir, "qemu-img", "create", "-f", "raw", "big.raw", "64G")
+    # All of it is data to the file system, so it takes a while.
+    qemu(rig.dir, "fallocate", "-l", "400M", "big.raw")
+    with open(rig.dir / "big.raw", "r+b") as f:
+        for at in range(0, 400 * MIB, MIB):
+            f.seek(at)
+            f.write(b"x")
+    partial = rig.dir / "copy.raw.partial"
+    p = rig.a.popen("disk", "convert", rig.dir / "big.raw", rig.dir / "copy.raw", stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: p.poll() is not None or (partial.exists() and partial.stat().st_blocks > 0), "the copy to begin")
+    expect(p.poll() is None, "it was done too soon to be interrupted")
+    p.send_signal(signal.SIGINT)
+    _, err = p.communicate()
+    expect(p.returncode == 5 and "nothing was made" in err, f"{p.returncode}: {err}")
+    expect(not partial.exists() and not (rig.dir / "copy.raw").exists(), "something is left")
+
+
+@with_qemu
+def test_refusals(rig):
+    os.rename(rig.dir / "top.qcow2", rig.dir / "top.img")
+    r = rig.a.run("disk", "info", rig.dir / "top.img").must(1)
+    expect("--format" in r.err, r.err)
+    rig.a.run("disk", "info", "--format", "qcow2", rig.dir / "top.img").must(0)
+    o = json.loads(rig.a.run("disk", "info", "--json", "--format", "raw", rig.dir / "top.img").must(0).out)
+    expect(o["format"] == "raw", str(o))
+    expect("raw and qcow2" in rig.a.run("disk", "info", "--format", "vhdx", rig.dir / "top.img").must(1).err, "formats")
+    e = json.loads(rig.a.run("disk", "map", "--json", rig.dir / "none.qcow2").must(1).out)
+    expect(e["type"] == "error" and "none.qcow2" in e["text"], str(e))
+    rig.a.run("disk", "convert", rig.dir / "base.qcow2", rig.dir / "no" / "such").must(1)
