@@ -314,6 +314,8 @@ int block_snapshot(struct block *b, const char *name, struct pgr_error *err)
 
 	enter_alone(b);
 	ret = check_writable(b, err);
+	if (!ret && (!name || !name[0]))
+		ret = pgr_fail(err, -EINVAL, "%s: a snapshot needs a name", b->info.name);
 	if (!ret && !b->ops->snapshot)
 		ret = pgr_fail(err, -EOPNOTSUPP,
 			       "%s: it has no snapshots of its own; put a qcow2 overlay over it",

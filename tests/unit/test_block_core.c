@@ -195,6 +195,9 @@ static void nonsense_is_refused(void)
 	CHECK_EQ(block_resize(disk, ~0ull, &err), -EINVAL);
 	CHECK_EQ(block_snapshot(disk, "x", &err), -EOPNOTSUPP);
 	CHECK_HAS(err.text, "overlay");
+	submit(&c, BLOCK_SNAPSHOT, 0, NULL, 0, 0); /* without a name */
+	wait_for_calls(1);
+	CHECK_EQ(c.result, -EINVAL);
 	submit(&c, (enum block_op)77, 0, data, 512, 0);
 	wait_for_calls(1);
 	CHECK_EQ(c.result, -EINVAL);
