@@ -382,6 +382,15 @@ static void audit_shadows(void)
 
 static uint64_t copy[FRAMES][ARRAY_SIZE(few_spots) + 1]; /* by pfn */
 
+static unsigned copied_as[FRAMES]; /* by pfn: the level of the table that it was, or 0 */
+
+static unsigned table_level(unsigned m)
+{
+	uint64_t word = frames[m].type;
+
+	return (word & TYPE_COUNT_MASK) && is_table(type_of(word)) ? level_of_table(&frames[m]) : 0;
+}
+
 static uint64_t word_of(unsigned m, unsigned k)
 {
 	return k < nr_spots ? memory[m][spots[k]] : memory[m][DATA_WORD];
@@ -389,6 +398,7 @@ static uint64_t word_of(unsigned m, unsigned k)
 
 static void read_frame(unsigned m)
 {
+	copied_as[pfn_of[m]] = table_level(m);
 	for (unsigned k = 0; k <= nr_spots; k++)
 		copy[pfn_of[m]][k] = word_of(m, k);
 }
@@ -404,6 +414,8 @@ static void compare(void)
 	for (unsigned m = GUEST; m < GUEST_END; m++) {
 		if (frames[m].owner != &guest || has_bit(shadow_log_now(&guest, 0), pfn_of[m]))
 			continue;
+		if (copied_as[pfn_of[m]] != table_level(m))
+			WRONG(m, "it became a table or ceased to be one, and is not in the log");
 		for (unsigned k = 0; k <= nr_spots; k++)
 			if (copy[pfn_of[m]][k] != word_of(m, k))
 				WRONG(m, "it was changed and is not in the log");

@@ -192,8 +192,8 @@ static uint64_t page_info(struct domain *d, uint64_t gmfn)
 	if (!f || !frame_get(f, d))
 		return XEN_DOMCTL_PFINFO_XTAB;
 	word = READ_ONCE(f->type);
-	type = type_of(word) >= TYPE_L1 && type_of(word) <= TYPE_L4 &&
-			       (word & (TYPE_COUNT_MASK | TYPE_PARTIAL))
+	/* One that is PARTIAL is none yet, or no longer: nobody walks it. */
+	type = type_of(word) >= TYPE_L1 && type_of(word) <= TYPE_L4 && (word & TYPE_COUNT_MASK)
 		       ? (uint64_t)(type_of(word) - TYPE_L1 + 1) << XEN_DOMCTL_PFINFO_LTAB_SHIFT
 		       : 0;
 	if (type && (word & TYPE_PINNED))

@@ -311,6 +311,16 @@ static int climb(struct frame *f, enum page_type type, unsigned progress)
 	return 0;
 }
 
+static __attribute__((noinline)) int end_logged(struct frame *f, enum page_type type)
+{
+	shadow_table_ends(f);
+	f->clock = tlb_clock_now();
+	set_partial(f, type, PT_ENTRIES, false);
+	/* Who copies the guest's memory wants to know that it is no table, which it is not from here on. */
+	shadow_mark(f->owner, frame_mfn(f));
+	return descend(f);
+}
+
 /* Drop a table's typed reference and empty it when that was the last. 0 or -ERESTART: it is PARTIAL. */
 static int drop_table(struct frame *f)
 {
@@ -324,7 +334,7 @@ static int drop_table(struct frame *f)
 	}
 	BUG_ON((word & TYPE_COUNT_MASK) != 1 || !(word & TYPE_VALID));
 	if (unlikely(f->owner->shadow != NULL))
-		shadow_table_ends(f);
+		return end_logged(f, type_of(word));
 	f->clock = tlb_clock_now();
 	set_partial(f, type_of(word), PT_ENTRIES, false);
 	return descend(f);

@@ -319,8 +319,6 @@ void shadow_table_ends(struct frame *f)
 	spin_lock(&d->shadow_lock);
 	if (shadow_of(f))
 		unmake(d->shadow, shadow_of(f));
-	if (d->shadow)
-		log_set(d->shadow, frame_mfn(f));
 	spin_unlock(&d->shadow_lock);
 }
 
