@@ -338,6 +338,7 @@ static void storm(unsigned long seconds)
 	unsigned long n = 0, done = 0;
 	int rc = 0;
 
+	printf("begun\n");
 	while (now() < end && rc != -ESRCH && rc != -ENOENT) {
 		rc = anything();
 		n++;

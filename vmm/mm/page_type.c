@@ -311,13 +311,18 @@ static int climb(struct frame *f, enum page_type type, unsigned progress)
 	return 0;
 }
 
-static __attribute__((noinline)) int end_logged(struct frame *f, enum page_type type)
+/* Apart from drop_table(), which has less to save without it. */
+static __attribute__((noinline)) int drop_last(struct frame *f, uint64_t word)
 {
-	shadow_table_ends(f);
+	struct domain *d = f->owner;
+
+	BUG_ON((word & TYPE_COUNT_MASK) != 1 || !(word & TYPE_VALID));
+	if (unlikely(d->shadow != NULL))
+		shadow_table_ends(f);
 	f->clock = tlb_clock_now();
-	set_partial(f, type, PT_ENTRIES, false);
+	set_partial(f, type_of(word), PT_ENTRIES, false);
 	/* Who copies the guest's memory wants to know that it is no table, which it is not from here on. */
-	shadow_mark(f->owner, frame_mfn(f));
+	shadow_mark(d, frame_mfn(f));
 	return descend(f);
 }
 
@@ -326,18 +331,12 @@ static int drop_table(struct frame *f)
 {
 	uint64_t word = READ_ONCE(f->type);
 
-	if ((word & TYPE_COUNT_MASK) > 1) {
-		while (!__atomic_compare_exchange_n(&f->type, &word, word - 1, false,
-						    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
-			;
-		return 0;
-	}
-	BUG_ON((word & TYPE_COUNT_MASK) != 1 || !(word & TYPE_VALID));
-	if (unlikely(f->owner->shadow != NULL))
-		return end_logged(f, type_of(word));
-	f->clock = tlb_clock_now();
-	set_partial(f, type_of(word), PT_ENTRIES, false);
-	return descend(f);
+	if ((word & TYPE_COUNT_MASK) <= 1)
+		return drop_last(f, word);
+	while (!__atomic_compare_exchange_n(&f->type, &word, word - 1, false, __ATOMIC_SEQ_CST,
+					    __ATOMIC_RELAXED))
+		;
+	return 0;
 }
 
 /* A PARTIAL table gives up what it holds. 0: it holds nothing and is free for any type; -ERESTART. */
