@@ -626,10 +626,29 @@ static void iret_fault(const struct cpu_user_regs *regs)
 	enter_guest();
 }
 
+/* A page fault of the hypervisor's at a guest's address; true: again, it will succeed. */
+static bool shadow_follows(struct cpu_user_regs *regs)
+{
+	uint64_t cr2 = read_cr2();
+
+	if (!current->domain->shadow || !guest_range_ok(GUEST_VA(cr2), 1))
+		return false;
+	switch (shadow_fault(current, cr2, &regs->error_code, regs->rflags & EFLAGS_IF)) {
+	case SHADOW_DONE:
+		return true;
+	case SHADOW_LATER:
+		current->areas_stale = true;
+		raise_soft(this_cpu(), SOFT_AREAS);
+		return false;
+	default:
+		return false;
+	}
+}
+
 void trap_from_hypervisor(struct cpu_user_regs *regs)
 {
 	unsigned vector = regs->entry_vector;
-	uint64_t to, cr2 = read_cr2();
+	uint64_t to;
 
 	if (vector >= 32) {
 		interrupt(vector);
@@ -637,19 +656,8 @@ void trap_from_hypervisor(struct cpu_user_regs *regs)
 	}
 	if (regs->rip == (uint64_t)guest_iret)
 		iret_fault(regs);
-	if (vector == TRAP_PAGE_FAULT && guest_range_ok(GUEST_VA(cr2), 1) &&
-	    current->domain->shadow) {
-		switch (shadow_fault(current, cr2, &regs->error_code, regs->rflags & EFLAGS_IF)) {
-		case SHADOW_DONE:
-			return;
-		case SHADOW_LATER:
-			current->areas_stale = true;
-			raise_soft(this_cpu(), SOFT_AREAS);
-			break;
-		default:
-			break;
-		}
-	}
+	if (vector == TRAP_PAGE_FAULT && shadow_follows(regs))
+		return;
 	to = fixup_find(regs->rip);
 	if (to) {
 		regs->rip = to;

@@ -37,7 +37,7 @@ struct shadow;	     /* mm/shadow.c */
 struct xsave_state;  /* cpu/fpu.c */
 
 #define PAGES_UNFINISHED 1u
-#define PAGES_LOGGED	 8u
+#define PAGES_LOGGED	 2u
 
 enum run_state { VCPU_RUNNING, VCPU_RUNNABLE, VCPU_BLOCKED, VCPU_OFFLINE }; /* RUNSTATE_* */
 _Static_assert(RUNSTATE_running == 0 && RUNSTATE_offline == 3, "the numbers are the ABI's");

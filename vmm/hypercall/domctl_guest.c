@@ -4,6 +4,7 @@
 
 #include <xen/sched.h>
 
+#include "protocol-spec/dirty_log.h"
 #include "vmm/cpu/policy.h"
 #include "vmm/domain/vcpu_time.h"
 #include "vmm/hypercall/hypercall.h"
@@ -224,6 +225,9 @@ static long page_infos(struct domain *d, struct xen_domctl_getpageframeinfo3 *op
 
 /* ---- dirty pages ---- */
 
+_Static_assert(PGR_LOG_PART_PFNS == LOG_PFNS && PGR_LOG_PART_NONE == LOG_NONE,
+	       "a page of the log is a part");
+
 static long shadow_on(struct domain *d, bool log)
 {
 	/* Frames' numbers are the guest's to say, but not at any cost. */
@@ -249,12 +253,38 @@ static long shadow_off(struct domain *d)
 	return 0;
 }
 
+/* See protocol-spec/dirty_log.md. */
+static long shadow_read_part(struct domain *d, struct xen_domctl_shadow_op *op)
+{
+	const uint64_t *log;
+	long rc = 0;
+
+	if (!d->shadow || op->pages != PGR_LOG_PART_PFNS)
+		return -EINVAL;
+	if (op->mb == 0) {
+		shadow_log_begin(d);
+		rc = shadow_log_protect(d);
+	}
+	log = shadow_log_old(d, op->mb);
+	if (rc || !log)
+		return rc ? rc : -EINVAL;
+	rc = copy_to_guest(GUEST_VA((uint64_t)op->dirty_bitmap.p), log, PAGE_SIZE);
+	if (rc)
+		return rc;
+	shadow_log_counts(d, true, &op->stats.fault_count, &op->stats.dirty_count);
+	op->mb = shadow_log_next(d, op->mb);
+	return 0;
+}
+
 static long shadow_read(struct domain *d, struct xen_domctl_shadow_op *op, bool clean)
 {
 	uint64_t bytes = (op->pages + 7) / 8, n = 0;
 	long rc = 0;
 
-	if (!d->shadow || op->pages > LOG_PFNS_MOST)
+	if (clean && op->mode & PGR_LOG_PART)
+		return shadow_read_part(d, op);
+	if (!d->shadow || op->pages > LOG_PFNS_MOST ||
+	    op->mode & ~(uint32_t)XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL)
 		return -EINVAL;
 	if (clean) {
 		shadow_log_begin(d);

@@ -7,12 +7,10 @@
  */
 #pragma once
 
+#include "vmm/domain/domain.h"
 #include "vmm/lib/errno.h"
 #include "vmm/lib/lock.h"
-#include "vmm/domain/domain.h"
 #include "vmm/mm/frame.h"
-
-struct domain;
 
 /* ---- page-table entries ---- */
 

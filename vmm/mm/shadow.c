@@ -39,6 +39,7 @@
 #define PAGES_BASE	  64u
 #define FRAMES_PER_PAGE	  128u /* of the guest, for a page of shadows */
 #define PROTECT_AT_ONCE	  8u   /* tables */
+#define LOOK_AT_ONCE	  64u  /* pages of the log: 2 million of the guest's */
 #define ENTRIES_PER_CHUNK 16u
 #define IS_OLD		  (1ull << 32)
 
@@ -628,7 +629,9 @@ int shadow_log_protect(struct domain *d)
 
 const uint64_t *shadow_log_old(const struct domain *d, uint64_t n)
 {
-	return n < d->shadow->log_pages ? d->shadow->bits[!d->shadow->now][n] : NULL;
+	const struct shadow *s = d->shadow;
+
+	return s->reading && n < s->log_pages ? s->bits[!s->now][n] : NULL;
 }
 
 const uint64_t *shadow_log_now(const struct domain *d, uint64_t n)
@@ -654,6 +657,23 @@ void shadow_log_end(struct domain *d, uint64_t n, bool back)
 		s->dirty[s->now] += s->dirty[!s->now];
 	s->dirty[!s->now] = 0;
 	s->reading = false;
+}
+
+uint32_t shadow_log_next(struct domain *d, uint64_t n)
+{
+	struct shadow *s = d->shadow;
+	uint64_t most = MIN(n + LOOK_AT_ONCE, s->log_pages);
+
+	memset(s->bits[!s->now][n], 0, PAGE_SIZE);
+	for (n++; n < most; n++)
+		for (unsigned k = 0; k < PAGE_SIZE / sizeof(uint64_t); k++)
+			if (s->bits[!s->now][n][k])
+				return (uint32_t)n;
+	if (n < s->log_pages)
+		return (uint32_t)n;
+	s->dirty[!s->now] = 0;
+	s->reading = false;
+	return LOG_NONE;
 }
 
 void shadow_log_counts(struct domain *d, bool old, uint32_t *faults, uint32_t *dirty)

@@ -39,11 +39,14 @@ void shadow_log_begin(struct domain *d);
  * this returned 0 and is not in the new one.
  */
 int shadow_log_protect(struct domain *d);
-/* The n-th page of a log, LOG_PFNS bits; NULL: beyond its end. */
+/* The n-th page of a log, LOG_PFNS bits; NULL: beyond its end, or no reading has begun. */
 const uint64_t *shadow_log_old(const struct domain *d, uint64_t n);
 const uint64_t *shadow_log_now(const struct domain *d, uint64_t n);
 /* The old log has been read from its n-th page on, or (back) could not be and is part of the new one. */
 void shadow_log_end(struct domain *d, uint64_t n, bool back);
+/* The old log's n-th page alone has been read. The next page to read: not empty, or many further on; LOG_NONE: that was the last one, and the end. */
+#define LOG_NONE ~0u
+uint32_t shadow_log_next(struct domain *d, uint64_t n);
 /* Faults that shadow tables caused since the last time with old, and bits in the log: that, or the one that is written now. */
 void shadow_log_counts(struct domain *d, bool old, uint32_t *faults, uint32_t *dirty);
 

@@ -36,6 +36,8 @@ extern const struct part parts[];
 extern const struct start_info *start_info;
 extern struct shared_info *shared_info;
 bool privileged(void); /* in dom0's place */
+/* A guest that defines it as true keeps the port of xenstore (store.h). */
+extern const bool uses_store;
 domid_t own_domid(void);
 
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -162,12 +162,14 @@ static void audit(void)
 		say("there is no audit");
 }
 
-/* The ports that others are given at birth are not used here, and tests want the first ones free. */
+const bool __attribute__((weak)) uses_store;
+
+/* The ports that others are given at birth are mostly not used here, and tests want the first ones free. */
 static void close_ports(void)
 {
 	const uint32_t ports[] = {start_info->store_evtchn, start_info->console.domU.evtchn};
 
-	for (unsigned i = 0; i < ARRAY_SIZE(ports); i++) {
+	for (unsigned i = uses_store ? 1 : 0; i < ARRAY_SIZE(ports); i++) {
 		struct evtchn_close c = {.port = ports[i]};
 
 		hypercall2(__HYPERVISOR_event_channel_op, EVTCHNOP_close, VA(&c));
