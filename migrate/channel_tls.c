@@ -47,7 +47,7 @@
 #include "migrate/channel.h"
 #include "migrate/channel_fd.h"
 #include "migrate/channel_io.h"
-#include "migrate/tls_identity.h"
+#include "common/tls_identity.h"
 
 #define TLS_HEADER 5u		     /* RFC 8446, 5.1 */
 #define TLS_PLAIN  16384u	     /* longest plaintext of a record */

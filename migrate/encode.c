@@ -74,6 +74,20 @@ struct encoder {
 	uint64_t delta_words; /* that are zero in the deltas of the group at hand */
 };
 
+bool encode_method_parse(const char *name, enum encode_method *out)
+{
+	static const char *const names[] = {
+		[ENCODE_NONE] = "none", [ENCODE_LZ4] = "lz4", [ENCODE_ZSTD] = "zstd"};
+
+	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (strcmp(names[i], name) != 0)
+			continue;
+		*out = (enum encode_method)i;
+		return true;
+	}
+	return false;
+}
+
 uint32_t encode_zero_crc(void)
 {
 	return 0xc71c0011u; /* the worked example of stream.md; test_encode computes it */

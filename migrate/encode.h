@@ -17,6 +17,8 @@
 #include "protocol-spec/stream.h"
 
 enum encode_method { ENCODE_NONE, ENCODE_LZ4, ENCODE_ZSTD };
+/* "none", "lz4" or "zstd"; false: another, and *out is as it was. */
+bool encode_method_parse(const char *name, enum encode_method *out);
 
 struct encode_options {
 	enum encode_method method;

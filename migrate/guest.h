@@ -97,6 +97,12 @@ struct guest_source_ops {
 	 */
 	int (*resume)(struct guest_source *g, struct pgr_error *err);
 
+	/*
+	 * After suspend: have the guest's disks flushed and closed, so that the target may open them, and nothing that serves them write to its
+	 * memory any more. resume() takes it back. NULL: it has nothing of the kind. -ETIMEDOUT and others: the guest cannot go.
+	 */
+	int (*let_go)(struct guest_source *g, unsigned timeout_ms, struct pgr_error *err);
+
 	/* Fill b for nr pfns (nr <= PGR_BATCH_MAX). While the guest runs contents may change under the reader. */
 	int (*read)(struct guest_source *g, unsigned worker, const uint64_t *pfns, unsigned nr,
 		    struct guest_batch *b, struct pgr_error *err);
@@ -162,6 +168,14 @@ struct guest_sink_ops {
 
 	/* Point of no return: give it its name and let it run. On failure the guest has not run and destroy() is legal. */
 	int (*start)(struct guest_sink *s, struct pgr_error *err);
+
+	/*
+	 * After start(): wait up to timeout_ms until the guest's devices are connected here and a frame has come out of one of its network
+	 * interfaces. out says what is known so far; what cannot be told is zero. 0: there is nothing more to wait for. -ETIMEDOUT: there
+	 * is, call again. Another error: it cannot be told, and the guest is none the worse for it.
+	 */
+	int (*connected)(struct guest_sink *s, unsigned timeout_ms, struct pgr_connected *out,
+			 struct pgr_error *err);
 
 	/* Remove everything that create() and later calls made. Idempotent. */
 	int (*destroy)(struct guest_sink *s, struct pgr_error *err);

@@ -95,6 +95,7 @@ enum guest_sim_fault_point {
 	GUEST_SIM_FAULT_THROTTLE,
 	GUEST_SIM_FAULT_READ,
 	GUEST_SIM_FAULT_SUSPEND, /* fails at once, the guest runs on */
+	GUEST_SIM_FAULT_LET_GO,
 	GUEST_SIM_FAULT_SUSPEND_TIMEOUT, /* the guest does not answer: -ETIMEDOUT after the timeout, it runs on */
 	GUEST_SIM_FAULT_STATE,
 	GUEST_SIM_FAULT_RESUME,
@@ -109,6 +110,7 @@ enum guest_sim_fault_point {
 	GUEST_SIM_FAULT_SINK_STATE,
 	GUEST_SIM_FAULT_FINISH,
 	GUEST_SIM_FAULT_START,
+	GUEST_SIM_FAULT_CONNECTED,
 	GUEST_SIM_FAULT_SINK_DESTROY,
 	GUEST_SIM_FAULT_POINTS,
 };
@@ -148,6 +150,8 @@ struct guest_sim_sink_options {
 	uint64_t memory_free;	    /* what precheck has to offer, bytes; 0: no limit */
 	bool start_paused;	    /* start() makes it runnable, guest_sim_unpause() lets it run */
 	enum guest_sim_track track; /* for when it moves on */
+	struct pgr_connected connected; /* what connected() tells: it has no devices of its own */
+	bool never_connected;		/* there is always more to wait for */
 };
 /* o and faults may be NULL. -ENOMEM. */
 int guest_sim_sink_open(const struct guest_sim_sink_options *o,

@@ -15,6 +15,7 @@ static const char *const names[GUEST_SIM_FAULT_POINTS] = {
 	[GUEST_SIM_FAULT_THROTTLE] = "throttle",
 	[GUEST_SIM_FAULT_READ] = "read",
 	[GUEST_SIM_FAULT_SUSPEND] = "suspend",
+	[GUEST_SIM_FAULT_LET_GO] = "let-go",
 	[GUEST_SIM_FAULT_SUSPEND_TIMEOUT] = "suspend-timeout",
 	[GUEST_SIM_FAULT_STATE] = "state",
 	[GUEST_SIM_FAULT_RESUME] = "resume",
@@ -28,6 +29,7 @@ static const char *const names[GUEST_SIM_FAULT_POINTS] = {
 	[GUEST_SIM_FAULT_SINK_STATE] = "sink-state",
 	[GUEST_SIM_FAULT_FINISH] = "finish",
 	[GUEST_SIM_FAULT_START] = "start",
+	[GUEST_SIM_FAULT_CONNECTED] = "connected",
 	[GUEST_SIM_FAULT_SINK_DESTROY] = "sink-destroy",
 };
 

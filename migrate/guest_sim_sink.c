@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum sink_step { SINK_NEW, SINK_FILLING, SINK_COMPLETE, SINK_STARTED };
 static const char *const step_names[] = {"not created", "being filled", "complete", "started"};
@@ -239,6 +240,23 @@ static int sink_start(struct guest_sink *sink, struct pgr_error *err)
 	return 0;
 }
 
+static int sink_connected(struct guest_sink *sink, unsigned timeout_ms, struct pgr_connected *out,
+			  struct pgr_error *err)
+{
+	const struct timespec wait = {.tv_sec = timeout_ms / 1000,
+				      .tv_nsec = timeout_ms % 1000 * 1000000l};
+	struct sim_sink *s = sim_of(sink);
+	int rc = enter(s, GUEST_SIM_FAULT_CONNECTED, SINK_STARTED, err);
+
+	if (rc)
+		return rc;
+	*out = s->options.connected;
+	if (!s->options.never_connected)
+		return 0;
+	nanosleep(&wait, NULL);
+	return pgr_fail(err, -ETIMEDOUT, "guest_sim: its devices are not connected");
+}
+
 static void forget(struct sim_sink *s)
 {
 	guest_sim_destroy(s->guest);
@@ -279,6 +297,7 @@ static const struct guest_sink_ops sim_sink_ops = {
 	.state = sink_state,
 	.finish = sink_finish,
 	.start = sink_start,
+	.connected = sink_connected,
 	.destroy = sink_destroy,
 	.close = sink_close,
 };

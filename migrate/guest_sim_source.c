@@ -221,6 +221,19 @@ static int source_suspend(struct guest_source *source, unsigned timeout_ms, stru
 	return sim_machine_suspend(s->guest, timeout_ms, err);
 }
 
+/* It has no disks, but insists on the order. */
+static int source_let_go(struct guest_source *source, unsigned timeout_ms, struct pgr_error *err)
+{
+	struct sim_source *s = sim_of(source);
+	int rc = enter(s, GUEST_SIM_FAULT_LET_GO, err);
+
+	(void)timeout_ms;
+	if (!rc && s->guest->life != GUEST_SIM_SUSPENDED)
+		rc = pgr_fail(err, -EINVAL, "guest_sim: '%s' runs and uses its disks",
+			      s->guest->name);
+	return rc;
+}
+
 static int source_resume(struct guest_source *source, struct pgr_error *err)
 {
 	struct sim_source *s = sim_of(source);
@@ -311,6 +324,7 @@ static const struct guest_source_ops sim_source_ops = {
 	.log_stop = source_log_stop,
 	.throttle = source_throttle,
 	.suspend = source_suspend,
+	.let_go = source_let_go,
 	.resume = source_resume,
 	.read = source_read,
 	.release = source_release,

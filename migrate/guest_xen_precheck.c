@@ -17,6 +17,8 @@
 
 #include "migrate/cpu_features.h"
 #include "migrate/guest_xen.h"
+#include "migrate/xen_disks.h"
+#include "protocol-spec/disk_hold.h"
 
 /* Leaves and MSRs of a policy: the hypervisor has some hundred at most. */
 #define LEAVES_MAX 1024u
@@ -136,13 +138,19 @@ static void check_programs(const libxl_domain_config *config, struct guest_refus
 				r,
 				"network device %d has its script outside of /etc/xen/scripts: put it there",
 				config->nics[i].devid);
-	if (config->b_info.device_model)
+	if (!config->b_info.device_model)
+		return;
+	if (strcmp(config->b_info.device_model, PGR_DISK_PROGRAM) != 0)
 		guest_refuse(
 			r,
 			"the guest brings its own device model program, which is not started for it: remove device_model_override");
+	else if (access(PGR_DISK_PROGRAM, X_OK))
+		guest_refuse(
+			r, "the guest's disks are served by %s, which is not here: install Pagurus",
+			PGR_DISK_PROGRAM);
 }
 
-static void check_disk(const libxl_device_disk *disk, struct guest_refusals *r)
+static void check_disk(const libxl_device_disk *disk, bool ours, struct guest_refusals *r)
 {
 	struct stat st;
 
@@ -153,6 +161,9 @@ static void check_disk(const libxl_device_disk *disk, struct guest_refusals *r)
 			disk->vdev, disk->backend_domid);
 	/* An empty drive, or a script that knows what the words mean. */
 	if (!disk->pdev_path || !disk->pdev_path[0] || disk->script)
+		return;
+	/* Of an address it is found out by the program that serves it, before memory moves. */
+	if (ours && strstr(disk->pdev_path, "://"))
 		return;
 	if (stat(disk->pdev_path, &st))
 		guest_refuse(
@@ -188,7 +199,7 @@ static void check_devices(const libxl_domain_config *config, struct guest_refusa
 	int i;
 
 	for (i = 0; i < config->num_disks; i++)
-		check_disk(&config->disks[i], r);
+		check_disk(&config->disks[i], xen_disks_are_ours(config), r);
 	for (i = 0; i < config->num_nics; i++)
 		check_nic(&config->nics[i], r);
 	if (config->num_pcidevs)

@@ -22,6 +22,7 @@
 #include "migrate/page_scan.h"
 #include "migrate/pv_table.h"
 #include "migrate/xen_console_log.h"
+#include "migrate/xen_disks.h"
 #include "migrate/xen_start.h"
 
 static struct xen_sink *of(struct guest_sink *g)
@@ -151,6 +152,8 @@ static int sink_destroy(struct guest_sink *g, struct pgr_error *err)
 	/* Before its domain goes: libxl removes it itself. */
 	xen_restore_abort(s->restore);
 	s->restore = NULL;
+	xen_connected_close(s->connected);
+	s->connected = NULL;
 	if (s->made.domid && s->stage != SINK_EMPTY &&
 	    !xen_domain_info(&s->calls, s->made.domid, &info) &&
 	    !memcmp(info.handle, libxl_uuid_bytearray(&s->config.c_info.uuid),
@@ -164,8 +167,10 @@ static int sink_destroy(struct guest_sink *g, struct pgr_error *err)
 	}
 	if (rc)
 		return rc;
-	if (s->made.domid)
+	if (s->made.domid) {
 		xen_console_log_remove(s->incoming);
+		xen_disks_forget(s->made.domid);
+	}
 	s->stage = SINK_EMPTY;
 	s->made = (struct xen_made){0};
 	xen_state_free(&s->in);
@@ -179,19 +184,28 @@ static int complete(struct xen_sink *s, struct pgr_error *err)
 {
 	int rc = xen_restore_complete(s->restore, s->store_frame, s->console_frame, err);
 
-	if (!rc)
-		s->restore = NULL;
-	return rc;
+	if (rc)
+		return rc;
+	s->restore = NULL;
+	/* Before it runs, so that nothing is missed; without it the guest starts all the same. */
+	xen_connected_open(s->made.domid, &s->connected, &s->why_not);
+	return 0;
 }
 
 /*
- * Whether libxl may make the devices while the guest still runs elsewhere. A network interface that
- * nobody has connected to does nothing; a disk that is opened too early may leave old blocks in
- * this host's cache, for the other host is writing to it.
+ * Let libxl make the devices while the guest still runs elsewhere, where that may be. A network
+ * interface that nobody has connected to does nothing, and our own disks are not used before
+ * start(); another disk that is opened too early may leave old blocks in this host's cache, for the
+ * other host is writing to it.
  */
-static bool devices_may_be_early(const libxl_domain_config *config)
+static int make_devices_early(struct xen_sink *s, struct pgr_error *err)
 {
-	return config->num_disks == 0;
+	int rc;
+
+	if (!xen_disks_are_ours(&s->config))
+		return 0;
+	rc = s->config.num_disks ? xen_disks_hold(s->made.domid, err) : 0;
+	return rc ? rc : complete(s, err);
 }
 
 static int sink_create(struct guest_sink *g, const struct guest_description *d,
@@ -214,8 +228,8 @@ static int sink_create(struct guest_sink *g, const struct guest_description *d,
 	}
 	if (!rc)
 		rc = xen_shared_pages_make(s, err);
-	if (!rc && devices_may_be_early(&s->config))
-		rc = complete(s, err);
+	if (!rc)
+		rc = make_devices_early(s, err);
 	if (rc)
 		sink_destroy(g, NULL);
 	return rc;
@@ -250,7 +264,27 @@ static int sink_start(struct guest_sink *g, struct pgr_error *err)
 	if (rc)
 		return xen_toolstack_failed(s->tools, rc, err, "could not %s domain %u (%s)", step,
 					    s->made.domid, s->name);
+	if (s->connected)
+		xen_connected_start(s->connected);
 	s->stage = SINK_STARTED;
+	return 0;
+}
+
+static int sink_connected(struct guest_sink *g, unsigned timeout_ms, struct pgr_connected *out,
+			  struct pgr_error *err)
+{
+	struct xen_sink *s = of(g);
+
+	if (s->stage != SINK_STARTED)
+		return pgr_fail(err, -EINVAL, "there is no started guest to look at");
+	if (!s->connected) {
+		*out = (struct pgr_connected){.devices = 0};
+		*err = s->why_not;
+		return err->code;
+	}
+	if (xen_connected_wait(s->connected, timeout_ms, out))
+		return pgr_fail(err, -ETIMEDOUT, "the devices of domain %u are not connected yet",
+				s->made.domid);
 	return 0;
 }
 
@@ -422,6 +456,7 @@ static void sink_close(struct guest_sink *g)
 
 	if (s->stage != SINK_STARTED)
 		sink_destroy(g, NULL);
+	xen_connected_close(s->connected);
 	xen_state_free(&s->in);
 	drop_memory(s);
 	drop_config(s);
@@ -442,6 +477,7 @@ static const struct guest_sink_ops ops = {
 	.state = sink_state,
 	.finish = sink_finish,
 	.start = sink_start,
+	.connected = sink_connected,
 	.destroy = sink_destroy,
 	.close = sink_close,
 };

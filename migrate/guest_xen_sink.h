@@ -14,6 +14,7 @@
 
 #include "migrate/guest.h"
 #include "migrate/xen_calls.h"
+#include "migrate/xen_connected.h"
 #include "migrate/xen_restore.h"
 #include "migrate/xen_toolstack.h"
 
@@ -66,6 +67,10 @@ struct xen_sink {
 	_Atomic uint64_t populated;
 
 	struct xen_state_in in;
+
+	struct xen_connected
+		*connected; /* since libxl made the devices; NULL: it could not be, and why_not */
+	struct pgr_error why_not;
 };
 
 /* The name it will have here: the option's, else the description's. */

@@ -27,8 +27,11 @@
 
 #include "migrate/guest_xen.h"
 #include "migrate/pv_table.h"
+#include "migrate/xen_disks.h"
+#include "migrate/xen_quiet.h"
 #include "migrate/xen_suspend.h"
 #include "migrate/xen_toolstack.h"
+#include "protocol-spec/dirty_log.h"
 
 static struct xen_source *of(struct guest_source *g)
 {
@@ -82,19 +85,23 @@ static int source_describe(struct guest_source *g, struct guest_description *d,
 
 /* ---- the dirty log ---- */
 
-static int shadow_op(struct xen_source *s, uint32_t what, uint64_t pages, uint64_t *done)
+static int shadow_op(struct xen_source *s, struct xen_domctl_shadow_op *what)
 {
-	struct xen_domctl op = {.cmd = XEN_DOMCTL_shadow_op, .domain = (domid_t)s->domid};
+	struct xen_domctl op = {
+		.cmd = XEN_DOMCTL_shadow_op, .domain = (domid_t)s->domid, .u.shadow_op = *what};
 	int rc;
 
-	op.u.shadow_op.op = what;
-	op.u.shadow_op.pages = pages;
-	if (pages)
-		set_xen_guest_handle(op.u.shadow_op.dirty_bitmap, s->log);
+	if (what->pages)
+		set_xen_guest_handle(op.u.shadow_op.dirty_bitmap, (uint8_t *)s->log);
 	rc = xen_domctl(&s->calls, &op);
-	if (done)
-		*done = op.u.shadow_op.pages;
+	*what = op.u.shadow_op;
 	return rc;
+}
+
+/* One without a bitmap. */
+static int plain_shadow_op(struct xen_source *s, uint32_t what)
+{
+	return shadow_op(s, &(struct xen_domctl_shadow_op){.op = what});
 }
 
 static int source_log_stop(struct guest_source *g, struct pgr_error *err)
@@ -103,7 +110,7 @@ static int source_log_stop(struct guest_source *g, struct pgr_error *err)
 	int rc = 0;
 
 	if (s->logging)
-		rc = shadow_op(s, XEN_DOMCTL_SHADOW_OP_OFF, 0, NULL);
+		rc = plain_shadow_op(s, XEN_DOMCTL_SHADOW_OP_OFF);
 	s->logging = false;
 	if (rc)
 		return pgr_fail_errno(err, rc, "write logging of domain %u cannot be switched off",
@@ -117,12 +124,16 @@ static int source_log_start(struct guest_source *g, struct pgr_error *err)
 	int rc;
 
 	if (!s->log) {
-		s->log_bytes = (s->frames.nr_pfns + 63) / 64 * 8;
+		s->log_bytes = (s->frames.nr_pfns + PGR_LOG_PART_PFNS - 1) / PGR_LOG_PART_PFNS *
+			       (PGR_LOG_PART_PFNS / 8);
 		s->log = xen_calls_alloc(&s->calls, s->log_bytes);
 		if (!s->log)
 			return pgr_fail(err, -ENOMEM, "no memory for the log of written pages");
 	}
-	rc = shadow_op(s, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 0, NULL);
+	rc = plain_shadow_op(s, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY);
+	/* It is on: whoever moved the guest before was killed. */
+	if (rc == -EINVAL && !plain_shadow_op(s, XEN_DOMCTL_SHADOW_OP_OFF))
+		rc = plain_shadow_op(s, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY);
 	if (rc == -EINVAL || rc == -EOPNOTSUPP)
 		return pgr_fail(
 			err, -EOPNOTSUPP,
@@ -131,67 +142,99 @@ static int source_log_start(struct guest_source *g, struct pgr_error *err)
 		return pgr_fail_errno(err, rc, "write logging of domain %u cannot be switched on",
 				      s->domid);
 	s->logging = true;
+	xen_speed_measure(&s->speed);
 	return 0;
+}
+
+/* Bits that are new in a part of the caller's bitmap; what is beyond the guest's last page stays out. */
+static uint64_t take_bits(const struct xen_source *s, uint64_t *bitmap, uint64_t first,
+			  const uint64_t *bits, uint64_t words)
+{
+	uint64_t all = (s->frames.nr_pfns + 63) / 64, count = 0, i;
+
+	for (i = 0; i < words && first + i < all; i++) {
+		uint64_t fresh = bits[i] & ~bitmap[first + i];
+
+		if (first + i == all - 1 && s->frames.nr_pfns % 64)
+			fresh &= (1ull << s->frames.nr_pfns % 64) - 1;
+		bitmap[first + i] |= fresh;
+		count += (uint64_t)__builtin_popcountll(fresh);
+	}
+	return count;
+}
+
+/* protocol-spec/dirty_log.md. -EINVAL: the hypervisor gives out its log as a whole only. */
+static int clean_parts(struct xen_source *s, uint64_t *bitmap, uint64_t *count)
+{
+	struct xen_domctl_shadow_op op = {.mb = 0};
+	int rc;
+
+	do {
+		uint64_t part = op.mb;
+
+		op.op = XEN_DOMCTL_SHADOW_OP_CLEAN;
+		op.mode = PGR_LOG_PART;
+		op.pages = PGR_LOG_PART_PFNS;
+		rc = shadow_op(s, &op);
+		if (rc)
+			return rc;
+		*count += take_bits(s, bitmap, part * (PGR_LOG_PART_PFNS / 64), s->log,
+				    PGR_LOG_PART_PFNS / 64);
+	} while (op.mb != PGR_LOG_PART_NONE);
+	return 0;
+}
+
+static int clean_whole(struct xen_source *s, uint64_t *bitmap, uint64_t *count)
+{
+	struct xen_domctl_shadow_op op = {.op = XEN_DOMCTL_SHADOW_OP_CLEAN,
+					  .pages = s->frames.nr_pfns};
+	int rc;
+
+	memset(s->log, 0, s->log_bytes);
+	rc = shadow_op(s, &op);
+	if (!rc)
+		*count += take_bits(s, bitmap, 0, s->log, s->log_bytes / 8);
+	return rc;
 }
 
 static int source_log_clean(struct guest_source *g, uint64_t *bitmap, uint64_t *count,
 			    struct pgr_error *err)
 {
 	struct xen_source *s = of(g);
-	uint64_t words = (s->frames.nr_pfns + 63) / 64, i, fresh, done = 0;
-	const uint64_t *log = (const uint64_t *)s->log;
-	int rc;
+	uint64_t words = (s->frames.nr_pfns + 63) / 64, i;
+	int rc = -EINVAL;
 
 	if (!s->logging)
 		return pgr_fail(err, -EINVAL, "write logging is not switched on");
-	memset(s->log, 0, s->log_bytes);
-	rc = shadow_op(s, XEN_DOMCTL_SHADOW_OP_CLEAN, s->frames.nr_pfns, &done);
+	*count = 0;
+	if (!s->log_whole) {
+		rc = clean_parts(s, bitmap, count);
+		s->log_whole = rc == -EINVAL;
+	}
+	if (s->log_whole)
+		rc = clean_whole(s, bitmap, count);
 	if (rc)
 		return pgr_fail_errno(
 			err, rc, "the log of written pages of domain %u cannot be read", s->domid);
-	*count = 0;
 	for (i = 0; i < words; i++) {
-		fresh = log[i] | atomic_exchange(&s->again[i], 0);
-		if (i == words - 1 && s->frames.nr_pfns % 64)
-			fresh &= (1ull << s->frames.nr_pfns % 64) - 1;
-		fresh &= ~bitmap[i];
-		bitmap[i] |= fresh;
-		*count += (uint64_t)__builtin_popcountll(fresh);
+		uint64_t again = atomic_exchange(&s->again[i], 0);
+
+		*count += take_bits(s, bitmap, i, &again, 1);
 	}
 	return 0;
 }
 
 static int source_throttle(struct guest_source *g, unsigned percent, struct pgr_error *err)
 {
-	struct xen_source *s = of(g);
-	libxl_domain_sched_params p;
-	libxl_ctx *ctx = xen_toolstack_ctx(s->tools);
-	libxl_dominfo info;
-	unsigned vcpus = 1;
-	int rc;
-
-	if (percent < 1 || percent > 100)
-		return pgr_fail(err, -EINVAL, "a guest's speed is 1 to 100 percent, not %u",
-				percent);
-	libxl_dominfo_init(&info);
-	if (!libxl_domain_info(ctx, &info, s->domid))
-		vcpus = info.vcpu_online ? info.vcpu_online : 1;
-	libxl_dominfo_dispose(&info);
-	libxl_domain_sched_params_init(&p);
-	p.sched = LIBXL_SCHEDULER_UNKNOWN;
-	/* The cap is in percent of one processor, 0: none. */
-	p.cap = percent == 100 ? 0 : (int)(percent * vcpus);
-	xen_toolstack_begin(s->tools);
-	rc = libxl_domain_sched_params_set(ctx, s->domid, &p);
-	libxl_domain_sched_params_dispose(&p);
-	if (rc)
-		return xen_toolstack_failed(s->tools, rc, err,
-					    "domain %u cannot be slowed to %u percent", s->domid,
-					    percent);
-	return 0;
+	return xen_speed_set(&of(g)->speed, percent, err);
 }
 
 /* ---- stopping and going on ---- */
+
+static int source_let_go(struct guest_source *g, unsigned timeout_ms, struct pgr_error *err)
+{
+	return xen_disks_let_go(of(g)->domid, timeout_ms, err);
+}
 
 static int source_resume(struct guest_source *g, struct pgr_error *err)
 {
@@ -199,6 +242,8 @@ static int source_resume(struct guest_source *g, struct pgr_error *err)
 	bool suspended = false;
 	int rc = xen_is_suspended(&s->calls, s->domid, &suspended);
 
+	xen_quiet_end(s->domid);
+	xen_disks_use(s->domid);
 	if (rc)
 		return pgr_fail_errno(err, rc, "the guest (domain %u) is gone", s->domid);
 	s->suspended = false;
@@ -218,8 +263,11 @@ static int source_resume(struct guest_source *g, struct pgr_error *err)
 static int source_suspend(struct guest_source *g, unsigned timeout_ms, struct pgr_error *err)
 {
 	struct xen_source *s = of(g);
-	int rc = xen_suspend(&s->calls, s->domid, timeout_ms, err);
+	int rc;
 
+	/* Before, so that what the backend has already is with the guest by then. */
+	xen_quiet_begin(s->domid);
+	rc = xen_suspend(&s->calls, s->domid, timeout_ms, err);
 	s->begun = rc == -ECONNABORTED;
 	if (rc)
 		return rc;
@@ -441,6 +489,7 @@ static const struct guest_source_ops ops = {
 	.log_stop = source_log_stop,
 	.throttle = source_throttle,
 	.suspend = source_suspend,
+	.let_go = source_let_go,
 	.resume = source_resume,
 	.read = source_read,
 	.release = source_release,
@@ -516,8 +565,10 @@ int guest_xen_source_open(const char *name, struct guest_source **out, struct pg
 		rc = find_domain(s, name, err);
 	if (!rc)
 		rc = check_domain(s, name, err);
-	if (!rc)
+	if (!rc) {
+		xen_speed_open(&s->speed, &s->calls, s->tools, s->domid);
 		rc = xen_frames_open(&s->frames, &s->calls, s->domid, err);
+	}
 	if (!rc)
 		rc = load_frames(s, err);
 	if (!rc) {

@@ -12,6 +12,7 @@
 #include "migrate/guest.h"
 #include "migrate/xen_calls.h"
 #include "migrate/xen_frames.h"
+#include "migrate/xen_speed.h"
 
 struct xen_toolstack;
 
@@ -28,14 +29,16 @@ struct xen_source {
 	struct xen_calls calls;
 	struct xen_toolstack *tools;
 	uint32_t domid;
+	struct xen_speed speed;
 	struct xen_frames frames;
 	struct shared_info *shared_info; /* mapped read-only */
 	uint64_t told_pfns;		 /* what describe() said; fixed from then on */
 	bool suspended;
 	bool begun; /* to suspend, but suspend() gave it up: it may stop yet */
 	bool logging;
-	uint8_t *log; /* shared with the hypervisor: the dirty bitmap */
+	uint64_t *log; /* shared with the hypervisor: the dirty bitmap, or a part of it */
 	size_t log_bytes;
+	bool log_whole; /* this hypervisor gives out its log as a whole only */
 	/*
 	 * Pages that could not be read while the guest ran: reported as written. Bit pfn % 64 of
 	 * word pfn / 64.

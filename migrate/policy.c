@@ -25,8 +25,9 @@
  *
  * Throttle when rounds no longer help, the target is not reached and the guest may still be slowed.
  * A guest at half speed dirties about half as much in a second, so the steps are multiplicative:
- * three quarters of the speed each time, never below min_speed. After a step two rounds must pass
- * at the new speed before it is judged, since the round before still shows the old speed.
+ * half of the speed each time, never below min_speed. After a step two rounds must pass at the new
+ * speed before it is judged, since the round before still shows the old speed; each of them may send
+ * the whole working set again, so small steps would cost more than they spare the guest.
  *
  * Give up when there is a target and it is not reached: the rounds or the time are used up; or
  * rounds no longer help, no throttling is left and the prediction has been above the target for
@@ -50,9 +51,8 @@
 #define SHRINK_NUM  9u
 #define SHRINK_DEN  10u
 #define SHRINK_SPAN 2u
-/* A throttling step, in quarters of the speed. */
-#define THROTTLE_NUM 3u
-#define THROTTLE_DEN 4u
+/* A throttling step divides the speed by this. */
+#define THROTTLE_STEP 2u
 
 typedef unsigned __int128 u128;
 
@@ -110,7 +110,7 @@ static unsigned lowest_speed(const struct policy_limits *l)
 
 static unsigned slower(unsigned speed, unsigned lowest)
 {
-	unsigned next = speed * THROTTLE_NUM / THROTTLE_DEN;
+	unsigned next = speed / THROTTLE_STEP;
 
 	return next < lowest ? lowest : next;
 }

@@ -328,6 +328,15 @@ int reporter_mark(struct reporter *r, enum session_mark mark, struct pgr_error *
 	return rc;
 }
 
+void reporter_moved(struct reporter *r)
+{
+	if (!r->owner || !r->owner->moved)
+		return;
+	pthread_mutex_lock(&r->lock);
+	r->owner->moved(r->owner->ctx);
+	pthread_mutex_unlock(&r->lock);
+}
+
 bool reporter_cancelled(const struct reporter *r)
 {
 	return r->owner && r->owner->cancel && atomic_load(r->owner->cancel);

@@ -6,10 +6,12 @@
  *   CONNECT    HELLO IDENTITY CPU_POLICY CONFIG OPEN  ->   PRECHECK
  *   PRECHECK                       <- HELLO_REPLY PRECHECK  RECEIVE (domain created)
  *   ROUNDS     PAGES... ROUND_END, again and again    ->
- *   STOP       STOP PAGES... ROUND_END state DIGEST END ->  FINISH
+ *   STOP       (disks let go of)
+ *              STOP PAGES... ROUND_END state DIGEST END ->  FINISH
  *   WAIT                                        <- READY    READY
  *   COMMIT     (journal) COMMIT                       ->    (journal) START
- *   CLEANUP                                     <- RUNNING  DONE
+ *   CLEANUP                                     <- RUNNING  CLEANUP
+ *   DONE                                      <- CONNECTED  DONE     (figures; nothing depends on them)
  *
  * Up to COMMIT every failure leaves the guest running at the source and nothing at the target. After COMMIT the source runs it again
  * only when the target says that it did not start.
@@ -82,7 +84,10 @@ struct session_owner {
 	void (*message)(void *ctx, enum session_log level, const char *text);
 	int (*mark)(void *ctx, enum session_mark mark,
 		    struct pgr_error *err); /* durable on return */
-	const atomic_bool *cancel;	    /* set by anyone: stop; ignored after COMMIT */
+	/* source: it moved and nothing of it is left here; the session only waits for the target's figures any more */
+	void (*moved)(void *ctx);
+	const atomic_bool
+		*cancel; /* set by anyone: stop; after COMMIT only waiting for figures stops */
 };
 
 enum session_outcome {
@@ -97,11 +102,14 @@ struct session_stop {
 	uint64_t
 		total; /* from suspend until RUNNING arrived (migrate), until the guest ran again (save) */
 	uint64_t suspend; /* until the guest stood still */
+	uint64_t disks;	  /* until its disks were flushed and closed */
 	uint64_t pages;	  /* last pages sent */
 	uint64_t state;	  /* vCPU and device state */
 	uint64_t verify;
 	uint64_t build; /* waiting for READY */
 	uint64_t start; /* COMMIT to RUNNING */
+	struct pgr_connected
+		connected; /* source: after the stop, as the target told; zero: it did not */
 };
 
 struct session_result {
@@ -145,6 +153,8 @@ struct source_params {
 		silence_ms; /* a connection on which no record arrives for so long is taken for lost; 0: 20000 */
 	unsigned
 		stall_ms; /* the session fails when nothing of what waits takes effect for so long before COMMIT; 0: 120000 */
+	unsigned
+		connected_ms; /* how long after RUNNING to wait for the target's figures; 0: 10000 */
 	/* Make the connection for a channel: preamble sent, TLS done. Called again with PGR_PURPOSE_RESUME or _QUERY. */
 	int (*connect)(void *ctx, unsigned channel, enum pgr_purpose purpose, struct channel **out,
 		       struct pgr_error *err);

@@ -83,6 +83,7 @@ void reporter_phase(struct reporter *r, enum session_phase phase);
 void reporter_message(struct reporter *r, enum session_log level, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 int reporter_mark(struct reporter *r, enum session_mark mark, struct pgr_error *err);
+void reporter_moved(struct reporter *r);
 bool reporter_cancelled(const struct reporter *r);
 
 #endif

@@ -7,7 +7,7 @@
  *   until suspend             it runs here; failing means: stop logging, tell the target, done
  *   suspend .. mark(COMMIT)   it stands still here; failing means: resume it
  *   mark(COMMIT) ..           it may run there; only the target's word ("not started") lets us resume it
- *   RUNNING arrived           it runs there; it is removed here
+ *   RUNNING arrived           it runs there; it is removed here, and then CONNECTED is waited for, which changes nothing
  *
  * mark(COMMIT) is durable before COMMIT is sent, so a source that comes back after a crash knows on which side of that line it was.
  * unwind() is the one place that acts on this table.
@@ -20,9 +20,11 @@
 #include <time.h>
 
 #define SUSPEND_DEFAULT_MS   60000u
+#define LET_GO_MS	     20000u
 #define QUERY_PAUSE_NS	     1000000000ull
 #define PRECHECK_PATIENCE_NS 120000000000ull
 #define READY_PATIENCE_NS    600000000000ull
+#define CONNECTED_DEFAULT_MS 10000u
 /* What a stop costs without a page, before anything was measured: suspend, state, build, start. */
 #define FIXED_STOP_DEFAULT_NS 20000000ull
 
@@ -136,13 +138,28 @@ static void everything(struct source *s)
 		s->todo[n / 64] = (1ull << n % 64) - 1;
 }
 
+static void give_speed_back(struct source *s)
+{
+	struct pgr_error err = PGR_ERROR_NONE;
+
+	if (s->throttled && s->g->ops->throttle(s->g, 100, &err))
+		reporter_message(&s->reporter, SESSION_WARNING,
+				 "cannot give the guest its full speed back: %s", err.text);
+	else
+		s->throttled = false;
+}
+
+/* The guest stands still, and nothing but us touches its memory or its disks. */
 static int stop_guest(struct source *s, struct pgr_error *err)
 {
+	uint64_t begin;
 	int rc;
 
 	rc = reporter_mark(&s->reporter, SESSION_MARK_STOPPING, err);
 	if (rc)
 		return rc;
+	/* It suspends itself: with the little time that it was left, that would be most of the stop. */
+	give_speed_back(s);
 	reporter_phase(&s->reporter, SESSION_STOP);
 	s->suspend_ns = session_now_ns();
 	s->suspended =
@@ -150,6 +167,11 @@ static int stop_guest(struct source *s, struct pgr_error *err)
 	rc = s->g->ops->suspend(s->g, (unsigned)ms(s->p->suspend_timeout_ms, SUSPEND_DEFAULT_MS),
 				err);
 	s->res->stop.suspend = session_now_ns() - s->suspend_ns;
+	if (rc || s->p->keep || !s->g->ops->let_go)
+		return rc;
+	begin = session_now_ns();
+	rc = s->g->ops->let_go(s->g, LET_GO_MS, err);
+	s->res->stop.disks = session_now_ns() - begin;
 	return rc;
 }
 
@@ -227,6 +249,7 @@ static int live_rounds(struct source *s, struct pgr_error *err)
 			} else {
 				s->throttled = true;
 				s->speed = next->speed;
+				reporter_message(&s->reporter, SESSION_INFO, "%s", next->reason);
 			}
 		}
 	}
@@ -498,9 +521,7 @@ static void unwind(struct source *s, const struct pgr_error *why)
 	if (s->committed)
 		return;
 	/* The guest first: the target cannot start it without COMMIT. */
-	if (s->throttled && s->g->ops->throttle(s->g, 100, &err))
-		reporter_message(&s->reporter, SESSION_WARNING,
-				 "cannot give the guest its full speed back: %s", err.text);
+	give_speed_back(s);
 	if (s->suspended && s->g->ops->resume(s->g, &err)) {
 		s->res->unfinished = true;
 		s->res->may_stop = err.code == -EINPROGRESS;
@@ -535,6 +556,24 @@ static bool remove_copy(struct reporter *r, struct guest_source *g, struct pgr_e
 		"the guest runs at the target, but what is left of it here could not be removed: %s",
 		why->text);
 	return false;
+}
+
+/* Also without it: nobody is left who could say it, or nobody wants to know. Nothing is wrong then. */
+static bool is_connected(struct source *s)
+{
+	return s->have_connected || s->failed || reporter_cancelled(&s->reporter);
+}
+
+/* The target may tell when the guest had its devices there; an older one does not. */
+static void hear_connected(struct source *s, uint64_t running_ns)
+{
+	uint64_t patience = ms(s->p->connected_ms, CONNECTED_DEFAULT_MS) * 1000000ull;
+	struct pgr_error ignored = PGR_ERROR_NONE;
+
+	source_wait(s, is_connected, running_ns + patience, &ignored);
+	pthread_mutex_lock(&s->lock);
+	s->res->stop.connected = s->connected;
+	pthread_mutex_unlock(&s->lock);
 }
 
 static void put_log_away(struct source *s)
@@ -672,7 +711,8 @@ static int source_end(struct source *s, int rc)
 {
 	struct session_result *res = s->res;
 
-	res->elapsed_ns = session_now_ns() - s->started_ns;
+	if (!res->elapsed_ns)
+		res->elapsed_ns = session_now_ns() - s->started_ns;
 	res->bytes = 0;
 	memset(&res->encode, 0, sizeof(res->encode));
 	for (unsigned i = 0; i < s->nr; i++) {
@@ -726,12 +766,17 @@ int source_run(struct guest_source *g, const struct source_params *p, const stru
 		}
 	} else {
 		struct pgr_error why = PGR_ERROR_NONE;
+		uint64_t running_ns = session_now_ns();
 
-		res->stop.total = session_now_ns() - s->suspend_ns;
+		res->stop.total = running_ns - s->suspend_ns;
 		res->outcome = SESSION_MOVED;
 		reporter_phase(&s->reporter, SESSION_CLEANUP);
 		put_log_away(s);
 		res->unfinished = !remove_copy(&s->reporter, g, &why);
+		res->elapsed_ns = session_now_ns() - s->started_ns;
+		if (!res->unfinished)
+			reporter_moved(&s->reporter);
+		hear_connected(s, running_ns);
 	}
 	return source_end(s, rc);
 }

@@ -57,7 +57,7 @@ struct source {
 	struct pgr_error lost_error;
 	int failed; /* for good; error says why */
 	struct pgr_error error;
-	bool have_reply, have_precheck, have_ready, have_running, stopping_threads;
+	bool have_reply, have_precheck, have_ready, have_running, have_connected, stopping_threads;
 	unsigned want_lane; /* where source_append() waits for room, for what */
 	uint32_t want_type;
 	size_t want_bytes;
@@ -68,6 +68,7 @@ struct source {
 	uint64_t retry_taken; /* `taken` of that run */
 	struct pgr_hello_reply reply;
 	struct pgr_digest ready;
+	struct pgr_connected connected;
 	struct guest_refusals refusals;
 	unsigned refusals_total;
 

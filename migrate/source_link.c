@@ -229,6 +229,10 @@ static int hear(struct source_lane *sl, const struct stream_record *rec, struct 
 	case PGR_REC_RUNNING:
 		s->have_running = true;
 		break;
+	case PGR_REC_CONNECTED:
+		memcpy(&s->connected, rec->body, sizeof(s->connected));
+		s->have_connected = true;
+		break;
 	default:
 		break;
 	}
@@ -309,15 +313,6 @@ static int link_one(struct source *s, unsigned i, enum pgr_purpose purpose, stru
 int source_link_first(struct source *s, struct pgr_error *err)
 {
 	return link_one(s, 0, PGR_PURPOSE_NEW, err);
-}
-
-int source_link_more(struct source *s, unsigned channels, struct pgr_error *err)
-{
-	int rc = 0;
-
-	for (unsigned i = 1; !rc && i < channels; i++)
-		rc = link_one(s, i, PGR_PURPOSE_JOIN, err);
-	return rc;
 }
 
 void source_unlink(struct source *s)
@@ -574,6 +569,29 @@ int source_wait(struct source *s, bool (*done)(struct source *s), uint64_t until
 		session_cond_wait_until(&s->changed, &s->lock, wake);
 	}
 	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+static bool first_is_lost(struct source *s)
+{
+	return s->lost;
+}
+
+int source_link_more(struct source *s, unsigned channels, struct pgr_error *err)
+{
+	struct pgr_error why;
+	int rc = 0;
+
+	for (unsigned i = 1; !rc && i < channels; i++)
+		rc = link_one(s, i, PGR_PURPOSE_JOIN, err);
+	/* A target that gives up takes no further connection; why, it says on the first. */
+	if (rc && session_is_loss(rc) &&
+	    source_wait(s, first_is_lost, session_now_ns() + ABORT_PATIENCE_NS, &why)) {
+		pthread_mutex_lock(&s->lock);
+		if (failure(s, err))
+			rc = err->code;
+		pthread_mutex_unlock(&s->lock);
+	}
 	return rc;
 }
 

@@ -511,6 +511,14 @@ static int check_status(const uint8_t *body, size_t length, struct pgr_error *er
 	return rc;
 }
 
+static int check_connected(const uint8_t *body, size_t length, struct pgr_error *err)
+{
+	const struct pgr_connected *b = (const void *)body;
+
+	(void)length;
+	return in_range("the number of waiting devices", b->waiting, 0, b->devices, err);
+}
+
 static int check_lines(const uint8_t *body, size_t length, struct pgr_error *err)
 {
 	return check_text(body, length, true, err);
@@ -614,6 +622,7 @@ static const struct body_rule rules[] = {
 	EMPTY(CHECK),
 	SIZED(CHECK_REPLY, 0, ANY, check_lines),
 	EMPTY(KEEPALIVE),
+	FIXED(CONNECTED, sizeof(struct pgr_connected), check_connected),
 	SIZED(INDEX, sizeof(struct pgr_index_entry), ANY, check_index),
 	SIZED(NOTE, 0, ANY, check_lines),
 	FIXED(END, sizeof(struct pgr_end), check_end),

@@ -6,7 +6,8 @@
  *   RECEIVING   a domain is being filled; failing, or a source that does not come back, means: destroy it
  *   READY       the same; the domain is complete, agrees with the source's digest, and waits
  *   COMMIT      mark(COMMIT) is durable before the guest is started, so a target that comes back after a crash knows that it must start it
- *   RUNNING     mark(MOVED) is durable before the source is told; from here QUERY is answered "running" for ever
+ *   RUNNING     mark(MOVED) is durable before the source is told; from here QUERY is answered "running" for ever, and what is still
+ *               told (CONNECTED) is figures: as long as the source listens, and not for long
  *
  * NOT_STARTED is said only when the domain is gone and mark(RETURNED) is durable: it then can never start in this session.
  *
@@ -23,7 +24,11 @@
 #define WINDOW_DEFAULT	8192u
 #define FIRST_ACCEPT_MS 30000u
 #define LINGER_NS	5000000000ull
-#define OPENING_NS	120000000000ull /* as long as the source waits for its answer */
+/* The source waits ten seconds: what is known by then has to be there. */
+#define CONNECTED_NS 8000000000ull
+/* So often it is looked whether the source still listens. */
+#define CONNECTED_SLICE_MS 100u
+#define OPENING_NS	   120000000000ull /* as long as the source waits for its answer */
 #define TARGET_FEATURES                                                                \
 	(PGR_FEATURE_LZ4 | PGR_FEATURE_ZSTD | PGR_FEATURE_DELTA | PGR_FEATURE_RESUME | \
 	 PGR_FEATURE_VERIFY)
@@ -341,6 +346,33 @@ static void linger(struct target *t)
 	pthread_mutex_unlock(&t->lock);
 }
 
+static bool is_heard(struct target *t)
+{
+	bool heard;
+
+	pthread_mutex_lock(&t->lock);
+	heard = !peer_gone(t);
+	pthread_mutex_unlock(&t->lock);
+	return heard && !reporter_cancelled(&t->reporter);
+}
+
+/* When the guest had its devices here. It runs: nothing that goes wrong from here on is a failure. */
+static void tell_connected(struct target *t)
+{
+	uint64_t until = session_now_ns() + CONNECTED_NS;
+	struct pgr_connected c = {.devices = 0};
+	struct pgr_error err = PGR_ERROR_NONE;
+	int rc;
+
+	do {
+		rc = t->sink->ops->connected(t->sink, CONNECTED_SLICE_MS, &c, &err);
+	} while (rc == -ETIMEDOUT && session_now_ns() < until && is_heard(t));
+	if (rc && rc != -ETIMEDOUT)
+		reporter_message(&t->reporter, SESSION_INFO,
+				 "it cannot be told when the guest had its devices: %s", err.text);
+	target_send(&t->lanes[0], PGR_REC_CONNECTED, &c, sizeof(c), &err);
+}
+
 /* Leave nothing of the guest here and tell the source. */
 static void give_up(struct target *t, const struct pgr_error *why)
 {
@@ -498,8 +530,10 @@ int target_run(struct guest_sink *sink, const struct target_params *p,
 		give_up(t, err);
 	} else {
 		reporter_phase(&t->reporter, SESSION_CLEANUP);
-		if (!target_send(&t->lanes[0], PGR_REC_RUNNING, NULL, 0, &why))
+		if (!target_send(&t->lanes[0], PGR_REC_RUNNING, NULL, 0, &why)) {
+			tell_connected(t);
 			linger(t);
+		}
 	}
 	return target_end(t, rc);
 }

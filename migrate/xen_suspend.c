@@ -2,12 +2,12 @@
 #include "migrate/xen_suspend.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <xenstore.h>
+
+#include "migrate/xen_store.h"
 
 #define REQUEST "suspend"
 /* Xenstore announces every domain that shuts down; this is for an announcement that got lost. */
@@ -15,10 +15,7 @@
 
 static uint64_t now_ms(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+	return xen_now_ns() / 1000000;
 }
 
 enum standing { RUNNING, SUSPENDED, OFF };
@@ -51,18 +48,6 @@ int xen_is_suspended(struct xen_calls *calls, uint32_t domid, bool *suspended)
 	return rc;
 }
 
-/* Wait until something shut down, or a moment. */
-static void wait_for_news(struct xs_handle *xs, uint64_t ms)
-{
-	struct pollfd p = {.fd = xs_fileno(xs), .events = POLLIN};
-	char **event;
-
-	if (poll(&p, 1, ms < POLL_MS ? (int)ms : POLL_MS) <= 0)
-		return;
-	while ((event = xs_check_watch(xs)))
-		free(event);
-}
-
 /* 0: suspended; -ETIMEDOUT: still running at the deadline. */
 static int wait_suspended(struct xen_calls *calls, struct xs_handle *xs, uint32_t domid,
 			  uint64_t deadline, struct pgr_error *err)
@@ -85,7 +70,7 @@ static int wait_suspended(struct xen_calls *calls, struct xs_handle *xs, uint32_
 		now = now_ms();
 		if (now >= deadline)
 			return -ETIMEDOUT;
-		wait_for_news(xs, deadline - now);
+		xen_store_wait(xs, deadline - now < POLL_MS ? (int)(deadline - now) : POLL_MS);
 	}
 }
 

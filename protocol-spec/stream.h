@@ -124,6 +124,7 @@ enum pgr_record_type {
 	PGR_REC_CHECK = 0x4b,	     /* source: instead of HELLO on a CHECK connection */
 	PGR_REC_CHECK_REPLY = 0x4c,  /* target */
 	PGR_REC_KEEPALIVE = 0x4d | PGR_OPTIONAL,
+	PGR_REC_CONNECTED = 0x4e | PGR_OPTIONAL, /* target, after RUNNING */
 
 	/* ends */
 	PGR_REC_INDEX = 0x50 | PGR_OPTIONAL,
@@ -377,6 +378,16 @@ struct pgr_resume {
 _Static_assert(sizeof(struct pgr_resume) == 8, "wire format");
 
 /* CHECK: empty. CHECK_REPLY: JSON text describing the host: version, hypervisor, free memory, processor. */
+
+/* CONNECTED: when the guest, which runs at the target, had its devices there; times count from its start. */
+struct pgr_connected {
+	uint64_t
+		devices_ns; /* until all were connected; some are waiting: until the target stopped looking */
+	uint64_t announced_ns; /* until the first frame out of a network interface; 0: none came */
+	uint32_t devices;      /* disks and network interfaces; 0: none, or not known */
+	uint32_t waiting;      /* of them not connected */
+};
+_Static_assert(sizeof(struct pgr_connected) == 24, "wire format");
 
 /* INDEX: one entry per PAGES record of the file. */
 struct pgr_index_entry {

@@ -304,6 +304,13 @@ def status(body):
     return {"state": named(state, STATES, "state")}
 
 
+def connected(body):
+    exact(body, 24)
+    fields = dict(zip(("devices_ns", "announced_ns", "devices", "waiting"), struct.unpack("<QQII", body)))
+    within(fields["waiting"], 0, fields["devices"], "waiting")
+    return fields
+
+
 def check_reply(body):
     return {"host": json_object(body, "the description")}
 
@@ -337,5 +344,5 @@ DECODERS = {
     "HELLO_REPLY": hello_reply, "PRECHECK": precheck, "ACK": number_and_zero("sequence"), "READY": digest,
     "COMMIT": empty, "RUNNING": empty, "ABORT": abort, "QUERY": empty, "STATUS": status,
     "RESUME": number_and_zero("next_sequence"), "RESUME_REPLY": number_and_zero("next_sequence"),
-    "CHECK": empty, "CHECK_REPLY": check_reply, "KEEPALIVE": empty, "INDEX": index, "NOTE": note, "END": end,
+    "CHECK": empty, "CHECK_REPLY": check_reply, "KEEPALIVE": empty, "CONNECTED": connected, "INDEX": index, "NOTE": note, "END": end,
 }

@@ -52,8 +52,9 @@ TARGET_FIRST = {
     "reply": {"PRECHECK": "checked"},
     "refused": {},
     "checked": {"ACK": "checked", "READY": "ready"},
-    "ready": {"ACK": "ready", "RUNNING": "over"},
-    "resumed": {"ACK": "resumed", "READY": "ready", "RUNNING": "over"},
+    "ready": {"ACK": "ready", "RUNNING": "running"},
+    "resumed": {"ACK": "resumed", "READY": "ready", "RUNNING": "running"},
+    "running": {"CONNECTED": "over"},
     "over": {},
 }
 
@@ -100,4 +101,4 @@ class Order:
             raise Refused("comes after END of a file")
 
     def complete(self):
-        return self.aborted or self.state in ("end", "over", "refused")
+        return self.aborted or self.state in ("end", "over", "refused", "running")

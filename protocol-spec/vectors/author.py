@@ -24,7 +24,7 @@ TYPES = {
     "VCPU_XSAVE": 0x25, "VCPU_MSRS": 0x26, "TSC_INFO": 0x27, "SIM_STATE": 0x2F,
     "HELLO_REPLY": 0x40, "PRECHECK": 0x41, "ACK": 0x42, "READY": 0x43, "COMMIT": 0x44, "RUNNING": 0x45, "ABORT": 0x46,
     "QUERY": 0x47, "STATUS": 0x48, "RESUME": 0x49, "RESUME_REPLY": 0x4A, "CHECK": 0x4B, "CHECK_REPLY": 0x4C,
-    "KEEPALIVE": OPTIONAL | 0x4D, "INDEX": OPTIONAL | 0x50, "NOTE": OPTIONAL | 0x51, "END": 0x5F,
+    "KEEPALIVE": OPTIONAL | 0x4D, "CONNECTED": OPTIONAL | 0x4E, "INDEX": OPTIONAL | 0x50, "NOTE": OPTIONAL | 0x51, "END": 0x5F,
     "type 0x80001234": OPTIONAL | 0x1234,
 }
 KINDS = {"MIGRATE": 1, "IMAGE": 2, "CHECKPOINT": 3}
@@ -220,6 +220,9 @@ class Stream:
     def ready(self, memory):
         value, pages = digest_of(memory)
         self.record("READY", struct.pack("<QQ", value, pages), digest=value, pages=pages)
+
+    def connected(self, *values):
+        self.record("CONNECTED", struct.pack("<QQII", *values), **dict(zip(("devices_ns", "announced_ns", "devices", "waiting"), values)))
 
     def resume_reply(self, sequence):
         self.sequence = 0
@@ -420,6 +423,7 @@ def session():
     c0.record("COMMIT")
     t0.ack(c0.sequence)
     t0.record("RUNNING")
+    t0.connected(120_000_000, 140_000_000, 2, 0)
     return ("A whole migration, four channels offered and two accepted, with VERIFY, in both directions.",
             {"source-0": c0, "source-1": c1, "target-0": t0, "target-1": t1}, m)
 
@@ -453,6 +457,8 @@ def resumed():
     t0.ready(m)
     c0.record("COMMIT")
     t0.record("RUNNING")
+    t0.record("KEEPALIVE")
+    t0.connected(10_000_000_000, 0, 2, 1)
     return ("Connections lost and made again: records sent twice byte for byte, one connection lost again at once, READY repeated.",
             {"source-0": c0, "source-1": c1, "target-0": t0, "target-1": t1}, m)
 

@@ -22,7 +22,7 @@
 
 #include "migrate/channel.h"
 #include "migrate/channel_io.h"
-#include "migrate/tls_gcm.h"
+#include "common/tls_gcm.h"
 
 #define RUNS   5
 #define PIECE  (256u << 10) /* about a batch of pages */

@@ -376,24 +376,15 @@ struct setting {
 	const char *text;
 };
 
-static const char *const method_names[] = {
-	[ENCODE_NONE] = "none", [ENCODE_LZ4] = "lz4", [ENCODE_ZSTD] = "zstd"};
-
 static struct setting parse_setting(const char *text)
 {
 	struct setting s = {.text = text, .method = ENCODE_NONE};
 	char transport[8], method[8];
-	bool known = false;
 
 	if (sscanf(text, "%7[a-z]:%7[a-z0-9]:%u", transport, method, &s.channels) != 3)
 		die("a setting is TRANSPORT:METHOD:CHANNELS, as in tls:lz4:2");
 	s.tls = strcmp(transport, "tls") == 0;
-	for (unsigned m = ENCODE_NONE; m <= ENCODE_ZSTD; m++)
-		if (strcmp(method, method_names[m]) == 0) {
-			s.method = m;
-			known = true;
-		}
-	if (!known || (!s.tls && strcmp(transport, "tcp") != 0))
+	if (!encode_method_parse(method, &s.method) || (!s.tls && strcmp(transport, "tcp") != 0))
 		die("a setting is tcp or tls, none, lz4 or zstd, and a number of channels");
 	return s;
 }

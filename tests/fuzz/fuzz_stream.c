@@ -220,7 +220,7 @@ static void begin(struct pieces *s, uint32_t *state)
 	};
 	static const uint32_t other[] = {PGR_REC_PAGES, PGR_REC_ROUND_END, PGR_REC_END};
 	static const uint32_t target[] = {PGR_REC_HELLO_REPLY, PGR_REC_PRECHECK, PGR_REC_ACK,
-					  PGR_REC_READY, PGR_REC_RUNNING};
+					  PGR_REC_READY,       PGR_REC_RUNNING,	 PGR_REC_CONNECTED};
 	unsigned which = next_random(state) % 4;
 	const uint32_t *type = which < 2 ? source : which == 2 ? other : target;
 	size_t nr = which < 2	 ? sizeof(source) / sizeof(source[0])

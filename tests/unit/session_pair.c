@@ -40,11 +40,22 @@ static int on_mark(void *ctx, enum session_mark mark, struct pgr_error *err)
 
 	if (e->mark_fails && e->nr_marks + 1 == e->mark_fails) {
 		e->mark_fails = 0;
+		e->mark_failed = mark;
 		return pgr_fail(err, -ENOSPC, "injected: no room for the journal");
 	}
 	CHECK(e->nr_marks < PAIR_MARKS_MAX);
 	e->marks[e->nr_marks++] = mark;
 	return 0;
+}
+
+static void on_moved(void *ctx)
+{
+	struct pair_end *e = ctx;
+
+	e->moved++;
+	/* That it moved is true as well where the journal has no room to say so. */
+	CHECK((e->nr_marks && e->marks[e->nr_marks - 1] == SESSION_MARK_MOVED) ||
+	      e->mark_failed == SESSION_MARK_MOVED);
 }
 
 static void end_init(struct pair_end *e, enum session_phase cancel_at, unsigned mark_fails)
@@ -56,6 +67,7 @@ static void end_init(struct pair_end *e, enum session_phase cancel_at, unsigned 
 					  .progress = on_progress,
 					  .message = on_message,
 					  .mark = on_mark,
+					  .moved = on_moved,
 					  .cancel = &e->cancel};
 }
 
@@ -146,9 +158,36 @@ static void lose_answer_late(struct channel *c)
 	c->ops = &late_ops;
 }
 
+/* What the target says after RUNNING does not arrive. */
+static bool is_older;
+
+static int short_write(struct channel *c, const struct iovec *iov, unsigned nr,
+		       struct pgr_error *err)
+{
+	const struct pgr_record *h = iov[0].iov_base;
+	bool record = iov[0].iov_len == sizeof(*h);
+	int rc;
+
+	if (record && is_older && h->type == PGR_REC_CONNECTED)
+		return 0;
+	rc = answer_ops->write(c, iov, nr, err);
+	if (record && !is_older && h->type == PGR_REC_RUNNING)
+		answer_ops->shutdown(c);
+	return rc;
+}
+
+static void lose_last_words(struct channel *c, bool older)
+{
+	is_older = older;
+	answer_ops = c->ops;
+	late_ops = *c->ops;
+	late_ops.write = short_write;
+	c->ops = &late_ops;
+}
+
 /* The main thread adds records while the session fails, however fast it is otherwise. */
 static const struct guest_source_ops *source_ops;
-static struct guest_source_ops endless_ops;
+static struct guest_source_ops watched_source_ops;
 
 static int endless_state(struct guest_source *g, guest_state_fn *emit, void *ctx,
 			 struct pgr_error *err)
@@ -163,12 +202,31 @@ static int endless_state(struct guest_source *g, guest_state_fn *emit, void *ctx
 	return rc;
 }
 
-static void make_state_endless(struct guest_source *g)
+static int watched_throttle(struct guest_source *g, unsigned percent, struct pgr_error *err)
 {
-	source_ops = g->ops;
-	endless_ops = *g->ops;
-	endless_ops.state = endless_state;
-	g->ops = &endless_ops;
+	watching->speed = percent;
+	if (percent < watching->lowest_speed)
+		watching->lowest_speed = percent;
+	return source_ops->throttle(g, percent, err);
+}
+
+static int watched_suspend(struct guest_source *g, unsigned timeout_ms, struct pgr_error *err)
+{
+	watching->speed_at_stop = watching->speed;
+	return source_ops->suspend(g, timeout_ms, err);
+}
+
+static void watch_source(struct pair *p, bool endless)
+{
+	watching = p;
+	p->speed = p->lowest_speed = 100;
+	source_ops = p->g->ops;
+	watched_source_ops = *p->g->ops;
+	watched_source_ops.throttle = watched_throttle;
+	watched_source_ops.suspend = watched_suspend;
+	if (endless)
+		watched_source_ops.state = endless_state;
+	p->g->ops = &watched_source_ops;
 }
 
 static int pair_connect(void *ctx, unsigned channel, enum pgr_purpose purpose, struct channel **out,
@@ -205,6 +263,8 @@ static int pair_connect(void *ctx, unsigned channel, enum pgr_purpose purpose, s
 	}
 	if (p->o.answer_lost_late && purpose == PGR_PURPOSE_NEW)
 		lose_answer_late(theirs);
+	if ((p->o.target_is_older || p->o.cut_after_running) && purpose == PGR_PURPOSE_NEW)
+		lose_last_words(theirs, p->o.target_is_older);
 	pthread_mutex_unlock(&p->lock);
 	if (purpose == PGR_PURPOSE_JOIN && p->o.lose_join == channel) {
 		p->lost = theirs;
@@ -298,6 +358,7 @@ void pair_defaults(struct pair_options *o)
 	o->source.suspend_timeout_ms = 5000;
 	o->target.resume_wait_ms = 4000;
 	o->source.silence_ms = o->target.silence_ms = 3000;
+	o->source.connected_ms = 2000;
 	for (unsigned i = 0; i < PGR_SESSION_SIZE; i++)
 		o->source.session[i] = (uint8_t)(i * 17 + 3);
 }
@@ -330,8 +391,7 @@ void pair_run(struct pair *p, const struct pair_options *o)
 	CHECK_MSG(!guest_sim_source_open(p->guest, o->source_fault.point ? &o->source_fault : NULL,
 					 o->source_fault.point ? 1 : 0, &p->g, &err),
 		  "%s", err.text);
-	if (o->state_without_end)
-		make_state_endless(p->g);
+	watch_source(p, o->state_without_end);
 	CHECK_MSG(!guest_sim_sink_open(&o->sink, o->sink_fault.point ? &o->sink_fault : NULL,
 				       o->sink_fault.point ? 1 : 0, &p->s, &err),
 		  "%s", err.text);

@@ -20,7 +20,9 @@ struct pair_end {
 	atomic_bool cancel;
 	enum session_mark marks[PAIR_MARKS_MAX];
 	unsigned nr_marks;
-	unsigned mark_fails; /* the n-th mark fails (1: the first) */
+	unsigned moved;		       /* calls of that callback */
+	unsigned mark_fails;	       /* the n-th mark fails (1: the first) */
+	enum session_mark mark_failed; /* the injected failure struck */
 	enum session_phase
 		cancel_at; /* set cancel when this phase is reached; SESSION_FAILED: never */
 	char messages[8192];
@@ -47,6 +49,8 @@ struct pair_options {
 	enum session_phase source_cancel, target_cancel; /* 0 (CONNECT): never */
 	unsigned lose_join; /* channel whose JOIN connection never reaches the target; 0: none */
 	bool answer_lost_late; /* PRECHECK arrives, but fault cuts the connection before the target knows */
+	bool target_is_older;	   /* it never says CONNECTED */
+	bool cut_after_running;	   /* nothing more comes on the target's first connection */
 	bool target_dies_silently; /* when the target has ended nobody answers */
 	bool state_without_end; /* behind the guest's state come keepalives until one cannot be sent */
 };
@@ -70,6 +74,8 @@ struct pair {
 	unsigned connections, made[PGR_CHANNELS_MAX];
 	bool target_over, source_over;
 	bool fault_fired;
+	/* The guest's, percent: now, at least, and when it was asked to suspend. */
+	unsigned speed, lowest_speed, speed_at_stop;
 	struct channel *lost; /* the target's end of lose_join */
 	char capture[64];     /* directory with what was sent */
 };

@@ -79,7 +79,7 @@ static const struct sample_record other_channel[] = {
 };
 
 static const struct sample_record target_0[] = {
-	R(HELLO_REPLY), R(PRECHECK), R(ACK), R(ACK), R(READY), R(ACK), R(RUNNING),
+	R(HELLO_REPLY), R(PRECHECK), R(ACK), R(ACK), R(READY), R(ACK), R(RUNNING), R(CONNECTED),
 };
 static const struct sample_record target_resumed[] = {
 	R(RESUME_REPLY),
@@ -410,6 +410,8 @@ static void refusals_say_what_is_due(void)
 							     R(RUNNING)};
 	static const struct sample_record twice_running[] = {R(RESUME_REPLY), R(RUNNING),
 							     R(RUNNING)};
+	static const struct sample_record twice_connected[] = {R(RESUME_REPLY), R(RUNNING),
+							       R(CONNECTED), R(CONNECTED)};
 	static const struct refusal refusals[] = {
 		{pages_first, 1, 0, "HELLO, RESUME, QUERY or CHECK may come"},
 		{pages_first, 1, 1, "HELLO, RESUME, QUERY or CHECK may come"},
@@ -423,7 +425,8 @@ static void refusals_say_what_is_due(void)
 		{other_unfinished, 2, 3, "PAGES or ROUND_END may come"},
 		{early_ready, 2, 4, "PRECHECK may come"},
 		{early_running, 3, 4, "ACK or READY may come"},
-		{twice_running, 3, 5, "nothing may come"},
+		{twice_running, 3, 5, "CONNECTED may come"},
+		{twice_connected, 4, 5, "nothing may come"},
 	};
 
 	for (size_t i = 0; i < COUNT(refusals); i++) {

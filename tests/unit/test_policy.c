@@ -181,11 +181,11 @@ static void throttling_ends_at_its_limit(void)
 	struct policy_limits l = limits(100 * MS);
 	struct run r;
 
-	l.min_speed = 50;
+	l.min_speed = 20;
 	simulate(&m, &l, &r);
 	CHECK_EQ(r.last.action, POLICY_GIVE_UP);
-	CHECK_EQ(r.last.speed, 50);
-	CHECK_EQ(r.throttled, 3); /* 75, 56, 50 */
+	CHECK_EQ(r.last.speed, 20);
+	CHECK_EQ(r.throttled, 3); /* 50, 25, 20 */
 }
 
 /* A round that was made before the last step says nothing about the new speed. */
@@ -194,8 +194,8 @@ static void a_throttling_step_gets_two_rounds(void)
 	struct policy_round r[4] = {
 		{9000, 9000, S, 9000, 100},
 		{9000, 9000, S, 9000, 100},
-		{9000, 9000, S, 9000, 75},
-		{9000, 9000, S, 9000, 75},
+		{9000, 9000, S, 9000, 50},
+		{9000, 9000, S, 9000, 50},
 	};
 	struct policy_limits l = limits(10 * MS);
 	struct policy_decision d;
@@ -203,10 +203,10 @@ static void a_throttling_step_gets_two_rounds(void)
 	l.min_speed = 20;
 	policy_next(&l, r, 3, 3 * S, &d);
 	CHECK_EQ(d.action, POLICY_ROUND);
-	CHECK_EQ(d.speed, 75);
+	CHECK_EQ(d.speed, 50);
 	policy_next(&l, r, 4, 4 * S, &d);
 	CHECK_EQ(d.action, POLICY_THROTTLE);
-	CHECK_EQ(d.speed, 56);
+	CHECK_EQ(d.speed, 25);
 }
 
 static void limits_of_rounds_and_time_hold(void)
@@ -253,7 +253,7 @@ static void slow_link_does_not_converge(void)
 	l.min_speed = 10;
 	policy_next(&l, trace, 3, 46800 * MS, &d);
 	CHECK_EQ(d.action, POLICY_THROTTLE);
-	CHECK_EQ(d.speed, 75);
+	CHECK_EQ(d.speed, 50);
 	l.downtime_ns = 0;
 	l.min_speed = 100;
 	policy_next(&l, trace, 3, 46800 * MS, &d);

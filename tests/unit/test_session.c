@@ -136,6 +136,28 @@ static void caps_the_bandwidth(void)
 	pair_check_and_free(&p);
 }
 
+/* A slow guest would be long about suspending itself. */
+static void a_slowed_guest_is_stopped_at_full_speed(void)
+{
+	struct pair_options o;
+	struct pair p;
+
+	pair_defaults(&o);
+	o.guest.workload.rate = 40u << 20;
+	o.source.bandwidth = 4u << 20;
+	o.source.encode.method = ENCODE_NONE;
+	o.source.encode.cache_bytes = 0;
+	o.source.policy.max_rounds = 8;
+	o.source.policy.min_speed = 10;
+	pair_run(&p, &o);
+	CHECK_MSG(p.source.rc == 0, "%s", p.source.error.text);
+	CHECK_MSG(p.lowest_speed < 100, "it was not slowed in %u rounds", p.source.result.rounds);
+	CHECK_EQ(p.speed_at_stop, 100);
+	CHECK_MSG(strstr(p.source.messages, "slowing it from 100 % to 50 %"), "%s",
+		  p.source.messages);
+	pair_check_and_free(&p);
+}
+
 static void a_dry_run_touches_nothing(void)
 {
 	struct pair_options o;
@@ -185,4 +207,5 @@ static void passes_through_its_phases_in_order(void)
 UNIT_MAIN(TEST(moves_a_running_guest), TEST(moves_over_1_to_16_channels),
 	  TEST(moves_with_each_encoding), TEST(verifies), TEST(moves_what_cannot_be_logged),
 	  TEST(moves_the_smallest_and_odd_sizes), TEST(moves_often), TEST(caps_the_bandwidth),
-	  TEST(a_dry_run_touches_nothing), TEST(passes_through_its_phases_in_order))
+	  TEST(a_slowed_guest_is_stopped_at_full_speed), TEST(a_dry_run_touches_nothing),
+	  TEST(passes_through_its_phases_in_order))

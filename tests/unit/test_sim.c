@@ -214,6 +214,8 @@ static int carry(struct guest_source *s, struct guest_sink *k, unsigned rounds,
 	if (!rc)
 		rc = s->ops->suspend(s, 60000, err);
 	if (!rc)
+		rc = s->ops->let_go(s, 60000, err);
+	if (!rc)
 		rc = s->ops->log_clean(s, bitmap, &count, err);
 	if (!rc)
 		rc = s->ops->log_stop(s, err);
@@ -1301,7 +1303,7 @@ static void every_fault_strikes_and_is_survived(void)
 	for (unsigned p = GUEST_SIM_FAULT_NONE + 1; p < GUEST_SIM_FAULT_POINTS; p++) {
 		/* These are not on the way of carry(). */
 		if (p == GUEST_SIM_FAULT_RESUME || p == GUEST_SIM_FAULT_SINK_DESTROY ||
-		    p == GUEST_SIM_FAULT_SUSPEND_TIMEOUT)
+		    p == GUEST_SIM_FAULT_SUSPEND_TIMEOUT || p == GUEST_SIM_FAULT_CONNECTED)
 			continue;
 		fails_and_recovers(p, 1);
 	}

@@ -302,6 +302,7 @@ static const struct bad_field bad_fields[] = {
 	{PGR_REC_ABORT, 8, 1, 0x1b, "control character"},
 	{PGR_REC_STATUS, 0, 4, 0, "state"},
 	{PGR_REC_STATUS, 0, 4, 5, "state"},
+	{PGR_REC_CONNECTED, 20, 4, 3, "waiting devices"},
 	{PGR_REC_RESUME, 4, 4, 1, "reserved"},
 	{PGR_REC_INDEX, 0, 8, 41, "offset"},
 	{PGR_REC_INDEX, 0, 8, 0, "offset"},

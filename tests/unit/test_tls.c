@@ -22,8 +22,8 @@
 #include "migrate/channel.h"
 #include "migrate/channel_fault.h"
 #include "migrate/channel_io.h"
-#include "migrate/tls_gcm.h"
-#include "migrate/tls_identity.h"
+#include "common/tls_gcm.h"
+#include "common/tls_identity.h"
 #include "tests/unit/channel_pump.h"
 #include "tests/unit/unit.h"
 

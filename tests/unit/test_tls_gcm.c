@@ -11,7 +11,7 @@
 #include <openssl/params.h>
 #include <openssl/provider.h>
 
-#include "migrate/tls_gcm.h"
+#include "common/tls_gcm.h"
 #include "tests/unit/unit.h"
 
 #define LONGEST 70000u

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "migrate/channel.h"
-#include "migrate/tls_identity.h"
+#include "common/tls_identity.h"
 #include "tools/pagurus/hosts.h"
 #include "tools/pagurus/units.h"
 

@@ -10,7 +10,7 @@
  *
  * There is no authority to sign: a certificate only carries a public key, so it is trusted as a whole, byte for byte, or not.
  */
-#include "migrate/tls_identity.h"
+#include "common/tls_identity.h"
 
 #include <assert.h>
 #include <dirent.h>
@@ -29,7 +29,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
-#include "migrate/tls_gcm.h"
+#include "common/tls_gcm.h"
 
 #define TLS_PEM_MAX	(64u << 10)
 #define TLS_TRUSTED_MAX 4096u

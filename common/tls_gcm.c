@@ -13,7 +13,7 @@
  *
  * IPsec-MB's own checks of arguments report through one variable of the whole process: nothing is left to them here.
  */
-#include "migrate/tls_gcm.h"
+#include "common/tls_gcm.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is inside a struct tls_identity, and the certificates it is made of. Internal to channel_tls.c, tls_identity.c and tests.
+ * What is inside a struct tls_identity, and the certificates it is made of. Internal to tls_identity.c, to what speaks TLS, and to tests.
  */
 #ifndef PAGURUS_TLS_IDENTITY_H
 #define PAGURUS_TLS_IDENTITY_H
@@ -9,7 +9,7 @@
 #include <openssl/x509.h>
 #include <time.h>
 
-#include "migrate/channel.h"
+#include "common/identity.h"
 
 #define TLS_FINGERPRINT_SIZE 128u
 #define TLS_NAME_MAX	     64u /* of a host: what fits in a common name (RFC 5280, ub-common-name) */
