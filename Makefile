@@ -38,15 +38,18 @@ LDFLAGS += $(SANITIZE)
 else
 CPPFLAGS += -D_FORTIFY_SOURCE=2
 endif
-LIBS := -lssl -lcrypto -llz4 -lzstd -lz -lisal -lIPSec_MB -ljansson -laio -lpthread -lm
+LIBS := -lssl -lcrypto -llz4 -lzstd -lz -lisal -lIPSec_MB -ljansson -laio -lnbd -ldl -lpthread -lm
+BLK_XEN_LIBS := -lxenstore -lxengnttab -lxenevtchn
 XEN_LIBS := -lxenlight -lxenctrl -lxenforeignmemory -lxencall -lxenstore -lxentoollog
 
 # The parts. Everything that talks to a hypervisor is in files named *xen*, in a library of its own.
 COMMON_SRC := $(wildcard common/*.c)
 MIGRATE_SRC := $(filter-out $(wildcard migrate/*xen*.c),$(wildcard migrate/*.c))
-XEN_SRC := $(wildcard migrate/*xen*.c)
-STORAGE_SRC := $(wildcard storage/*.c)
+XEN_SRC := $(wildcard migrate/*xen*.c storage/*xen*.c)
+STORAGE_SRC := $(filter-out $(wildcard storage/*xen*.c),$(wildcard storage/*.c))
 TOOL_SRC := $(wildcard tools/pagurus/*.c)
+# The server of guests' disks, which libxl starts.
+BLK_SRC := $(wildcard tools/blk/*.c)
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 UNIT_LIB_SRC := $(filter-out $(UNIT_SRC),$(wildcard tests/unit/*.c)) $(wildcard tests/storage/*.c)
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
@@ -59,26 +62,30 @@ LIB := $(B)/libpagurus.a
 XEN_LIB := $(B)/libpagurus-xen.a
 UNIT_LIB := $(B)/libunit.a
 TOOL := $(if $(TOOL_SRC),$(B)/pagurus)
+BLK := $(B)/pagurus-blk
 UNITS := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 BENCHES := $(patsubst tests/bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC))
 
-.PHONY: all help check test lint fuzz bench bench-vmm demo lab install clean units fuzzers benches print-flags FORCE
+.PHONY: all help check test soak lint fuzz bench bench-vmm bench-storage bench-moves demo lab install clean units fuzzers benches print-flags FORCE
 .PHONY: setup-build setup-lint setup-lab
 .SECONDARY:
 
-all: $(LIB) $(XEN_LIB) $(TOOL) vmm
+all: $(LIB) $(XEN_LIB) $(TOOL) $(BLK) vmm
 
 help:
 	@echo 'Targets (each installs the Debian packages that it lacks, which needs root; SETUP=no: it does not):'
 	@echo '  all      build the pagurus command: $(B)/pagurus (the default)'
 	@echo '  check    unit tests and other quick tests, under two minutes, no hosts'
 	@echo '  test     every test, hosts in QEMU included'
+	@echo '  soak     what takes hours: a hundred moves, many boots, minutes of load, our engine on Debian'\''s Xen'
 	@echo '  lint     formatting, static analysis, warnings of gcc and clang as errors'
 	@echo '  fuzz     fuzz the stream readers; FUZZ_SECONDS=$(FUZZ_SECONDS) for each of them'
 	@echo '  bench    how fast the engine is on this machine, beside QEMU'
+	@echo '  bench-storage  disks over NBD, beside qemu-nbd'
+	@echo '  bench-moves  moves of real guests between two hosts in QEMU, beside xl migrate; an hour'
 	@echo '  bench-vmm  what the hypervisor costs, in instructions, beside Xen 4.17 and none'
-	@echo '  demo     two hosts, a Debian guest that moves between them, and what that cost; HYPERVISOR=xen: Debian's'
+	@echo '  demo     two hosts, a Debian guest that moves between them, and what that cost; HYPERVISOR=xen: on Debian'\''s'
 	@echo '  lab      two hosts to look around in; HYPERVISOR=pagurus: ours'
 	@echo '  run      boot one host on our own hypervisor and log in on its console; run-gdb: under gdb'
 	@echo '  vmm      build the hypervisor: build/vmm/pagurus; vmm-size: its size and lines of code by room'
@@ -134,6 +141,9 @@ $(UNIT_LIB): $(call obj,$(UNIT_LIB_SRC))
 $(B)/pagurus: $(call obj,$(TOOL_SRC)) $(XEN_LIB) $(LIB)
 	$(call link,$(XEN_LIBS))
 
+$(BLK): $(call obj,$(BLK_SRC)) $(XEN_LIB) $(LIB)
+	$(call link,$(BLK_XEN_LIBS))
+
 units: $(UNITS)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(UNIT_LIB) $(LIB)
 	$(call link)
@@ -176,6 +186,10 @@ test: setup-build setup-lint setup-lab
 	@+$(AGAIN) SAN=1 all units
 	@$(ALONE) tests/run test
 
+soak: setup-build setup-lab
+	@+$(AGAIN) all
+	@$(ALONE) tests/run soak
+
 lint: setup-build setup-lint
 	@$(ALONE) tests/lint
 
@@ -186,6 +200,14 @@ fuzz: setup-build setup-lint
 bench: setup-build setup-lab
 	@+$(AGAIN) benches
 	@$(ALONE) tests/bench/run
+
+bench-storage: setup-build setup-lab
+	@+$(AGAIN) all benches
+	@$(ALONE) tests/bench/storage_run
+
+bench-moves: setup-build setup-lab
+	@+$(AGAIN) all
+	@$(ALONE) tests/bench/migrate_run
 
 bench-vmm: setup-build setup-lab
 	@+$(AGAIN) vmm-guests

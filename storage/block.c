@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "storage/block_driver.h"
+#include "storage/dirty.h"
 
 void block_init(struct block *b, struct loop *l, const struct block_ops *ops,
 		const struct block_options *o)
@@ -197,10 +198,12 @@ static int flush_inside(struct block *b, struct pgr_error *err)
 	return ret;
 }
 
-/* Over, with success or not: what flushes have to cover. */
-static int written(struct block *b, uint32_t flags, int ret, struct pgr_error *err)
+/* Over, with success or not: what flushes have to cover, and bitmaps of changes. */
+static int written(struct block *b, uint64_t offset, uint64_t length, uint32_t flags, int ret,
+		   struct pgr_error *err)
 {
 	b->written++;
+	dirty_set_all(b->dirty, offset, length);
 	if (ret)
 		b->stats.failed++;
 	else if (flags & BLOCK_FUA && !b->fua)
@@ -220,7 +223,7 @@ int block_write_data(struct block *b, uint64_t offset, uint64_t length, struct b
 	if (!ret && length) {
 		ret = block_aligned_write(b, offset, length, from,
 					  b->fua ? flags : flags & ~BLOCK_FUA, err);
-		ret = written(b, flags, ret, err);
+		ret = written(b, offset, length, flags, ret, err);
 	}
 	leave(b);
 	return ret;
@@ -237,7 +240,7 @@ int block_zero(struct block *b, uint64_t offset, uint64_t length, uint32_t flags
 	if (!ret && length) {
 		ret = block_aligned_zero(b, offset, length, b->fua ? flags : flags & ~BLOCK_FUA,
 					 err);
-		ret = written(b, flags, ret, err);
+		ret = written(b, offset, length, flags, ret, err);
 	}
 	leave(b);
 	return ret;
@@ -257,7 +260,8 @@ int block_discard(struct block *b, uint64_t offset, uint64_t length, struct pgr_
 		begin = (offset + unit - 1) & ~(unit - 1);
 		end = (offset + length) & ~(unit - 1);
 		if (begin < end)
-			ret = written(b, 0, b->ops->discard(b, begin, end - begin, err), err);
+			ret = written(b, begin, end - begin, 0,
+				      b->ops->discard(b, begin, end - begin, err), err);
 	}
 	leave(b);
 	return ret;
@@ -298,6 +302,11 @@ int block_resize(struct block *b, uint64_t size, struct pgr_error *err)
 	if (!ret && size > BLOCK_SIZE_MAX)
 		ret = pgr_fail(err, -EINVAL, "%s: %llu bytes are more than a disk can have",
 			       b->info.name, (unsigned long long)size);
+	if (!ret && b->dirty)
+		ret = pgr_fail(
+			err, -EBUSY,
+			"%s: its changes are tracked, for a mirror or in dirty bitmaps; end the mirror, or remove the bitmaps (pagurus disk bitmap), before its size is changed",
+			b->info.name);
 	if (!ret && !b->ops->resize)
 		ret = pgr_fail(err, -EOPNOTSUPP,
 			       "%s: its size is that of its storage and changes with it",

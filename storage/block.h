@@ -21,7 +21,7 @@
  *
  * BLOCK_RESIZE, BLOCK_SNAPSHOT and BLOCK_CLOSE are alone: they wait for the requests before them, and those after them wait for them.
  *
- * ---- What survives a power cut, or kill -9 of the process ----
+ * ---- What survives a power cut, or kill -9 of the process (of the latter more with options.settled) ----
  *
  *   1. A BLOCK_FLUSH that was done with success: everything that was *done* before it was *submitted* is there. With BLOCK_FUA, a write or
  *      zero that was done is there by itself, and says nothing of others.
@@ -70,13 +70,29 @@ struct block;
 
 /* ---- opening ---- */
 
+/* Makes a lost connection to an NBD server again, for a process that may not do so itself. */
+struct block_dial {
+	/* A socket that is connected to that server, from now on the caller's. Waiting. It may be called again after an error. */
+	int (*connect)(void *ctx, const char *uri, int *socket, struct pgr_error *err);
+	void *ctx;
+};
+
 struct block_options {
 	bool read_only;
 	bool cached;   /* through the page cache, not O_DIRECT */
 	bool unlocked; /* take no lock against other writers; for looking at a disk that is in use */
+	/* What is done survives the death of the process, also when it was not flushed; for users who outlive it. A raw file needs nothing for that. */
+	bool settled;
 	bool grows; /* a write beyond the end makes the file longer: for the files of image formats */
 	unsigned max_requests; /* under way; 0: BLOCK_REQUESTS */
-	uint32_t block_size;   /* to tell the disk's user: 512, 4096, or 0 for the storage's own */
+	const int *
+		descriptor; /* of a file: open already, and taken over; the path is its name only */
+	uint32_t block_size; /* to tell the disk's user: 512, 4096, or 0 for the storage's own */
+	/* Of disks on NBD servers (block_nbd.h). */
+	const char *identity; /* folder of this host's key and certificates; NULL: libnbd's own */
+	unsigned patience_ms; /* how long requests wait for a lost connection; 0: a minute */
+	const struct block_dial *
+		dial; /* it stays the caller's while the disk is open; NULL: by itself. Without TLS */
 };
 
 /*
@@ -130,6 +146,8 @@ enum block_op {
 #define BLOCK_FUA 1u /* write, zero: durable when done */
 #define BLOCK_UNMAP \
 	2u /* zero: the storage may be given back; without it, it stays or becomes allocated where the backend can */
+
+#define BLOCK_FAST 4u /* zero: -EOPNOTSUPP, where zeros would be written as data are */
 
 /* Flags of an extent. */
 #define BLOCK_EXTENT_ZERO	1u /* reads as zeros */

@@ -203,8 +203,10 @@ int block_aligned_zero(struct block *b, uint64_t offset, uint64_t length, uint32
 		if (!ret && end < offset + length)
 			ret = write_pieces(b, end, offset + length - end, zeros, flags, err);
 	}
-	if (ret == -EOPNOTSUPP)
-		ret = write_pieces(b, offset, length, zeros, flags, err);
+	if (ret == -EOPNOTSUPP && flags & BLOCK_FAST)
+		pgr_fail(err, ret, "%s: zeros take as long as data here", b->info.name);
+	else if (ret == -EOPNOTSUPP)
+		ret = write_pieces(b, offset, length, zeros, flags & ~BLOCK_FAST, err);
 	range_unlock(&b->ranges, &k);
 	return ret;
 }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 /* Walking over data that is in several pieces of memory. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "storage/block_driver.h"
+
+#define MEMORY_ALIGN 4096u /* as much as any storage wants */
 
 /* Where d goes on and for how many bytes, at most length; d moves on behind them. */
 static size_t next_piece(struct block_data *d, size_t length, uint8_t **at)
@@ -76,4 +79,17 @@ void block_data_zero(struct block_data d, size_t length)
 		n = next_piece(&d, length, &at);
 		memset(at, 0, n);
 	}
+}
+
+bool block_is_zero(const void *data, size_t length)
+{
+	const uint8_t *p = data;
+
+	return !p[0] && !memcmp(p, p + 1, length - 1);
+}
+
+void *block_memory(size_t bytes)
+{
+	return aligned_alloc(MEMORY_ALIGN,
+			     (bytes + MEMORY_ALIGN - 1) & ~(size_t)(MEMORY_ALIGN - 1));
 }

@@ -40,6 +40,10 @@ bool block_data_aligned(struct block_data d, size_t length, uint32_t align);
 void block_data_copy_in(struct block_data d, const void *from, size_t length);
 void block_data_copy_out(struct block_data d, void *to, size_t length);
 void block_data_zero(struct block_data d, size_t length);
+/* Memory for at least so many bytes, for requests that need no bounce buffer; free() it. NULL: there is none. */
+void *block_memory(size_t bytes);
+/* Whether length > 0 bytes are all zero. */
+bool block_is_zero(const void *data, size_t length);
 
 struct block_ops {
 	int (*read)(struct block *b, uint64_t offset, uint64_t length, struct block_data to,
@@ -86,6 +90,7 @@ struct block {
 	bool closing;
 	uint64_t written, flushed; /* generations */
 	struct pgr_error *flush_error;
+	struct dirty *dirty; /* dirty.h: who wants to know of changes */
 };
 
 /* Fill b, which is zeroed; ops, align and so on are the backend's to set. */
@@ -99,6 +104,14 @@ int block_read_data(struct block *b, uint64_t offset, uint64_t length, struct bl
 		    struct pgr_error *err);
 int block_write_data(struct block *b, uint64_t offset, uint64_t length, struct block_data from,
 		     uint32_t flags, struct pgr_error *err);
+
+/* A block of block_open_file() that was opened for writing is for reading from now on, its lock, too. Nothing may be under way. */
+void block_file_freeze(struct block *b);
+/*
+ * The other way round, by fd, another open file of the same file, for reading and writing; it is taken over, also on failure. -EAGAIN: somebody
+ * else has it open, too; -EINVAL: it is another file.
+ */
+int block_file_thaw(struct block *b, int fd, struct pgr_error *err);
 
 /* block_align.c: for requests that the driver cannot take as they are, or may not. */
 int block_aligned_read(struct block *b, uint64_t offset, uint64_t length, struct block_data to,

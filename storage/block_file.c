@@ -11,7 +11,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <stdio.h>
@@ -26,6 +25,7 @@
 #include "storage/block_driver.h"
 #include "storage/file_lock.h"
 #include "storage/offload.h"
+#include "storage/reflink.h"
 
 #define PIECES_AT_ONCE 128u /* on a fiber's stack */
 #define ALIGN_UNKNOWN  4096u
@@ -35,6 +35,7 @@ struct block_file {
 	char *path;
 	int fd;
 	bool device;
+	bool unlocked;
 	bool direct;
 	bool no_async_sync; /* the kernel has no asynchronous fdatasync for it */
 	bool no_zero_range;
@@ -293,7 +294,7 @@ static int file_resize(struct block *b, uint64_t size, struct pgr_error *err)
 		ret = size_of(f->fd, true, &now);
 		if (!ret && now != size)
 			return pgr_fail(
-				err, -EOPNOTSUPP,
+				err, -EPERM,
 				"%s: the device has %llu bytes and not %llu; change it with its own tool (lvextend), then ask again",
 				b->info.name, (unsigned long long)now, (unsigned long long)size);
 	} else {
@@ -316,45 +317,11 @@ struct clone_job {
 	const char *path;
 };
 
-static int sync_folder_of(const char *path)
-{
-	char *copy = strdup(path);
-	int fd, ret;
-
-	if (!copy)
-		return -ENOMEM;
-	fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	free(copy);
-	if (fd < 0)
-		return -errno;
-	ret = fsync(fd) ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
-/* Under its name only when it is whole: made without a name, where the file system can, would need /proc for its name; so by rename. */
 static int do_clone(void *ctx)
 {
 	struct clone_job *j = ctx;
-	char partial[4096];
-	struct stat st;
-	int fd, ret = 0;
 
-	if (snprintf(partial, sizeof(partial), "%s.partial", j->path) >= (int)sizeof(partial))
-		return -ENAMETOOLONG;
-	if (fstat(j->f->fd, &st))
-		return -errno;
-	fd = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
-		  st.st_mode & 0777);
-	if (fd < 0)
-		return -errno;
-	if (ioctl(fd, FICLONE, j->f->fd) || fsync(fd) ||
-	    renameat2(AT_FDCWD, partial, AT_FDCWD, j->path, RENAME_NOREPLACE))
-		ret = -errno;
-	if (ret)
-		unlink(partial);
-	close(fd);
-	return ret ? ret : sync_folder_of(j->path);
+	return reflink_keep(j->f->fd, j->f->path, j->path);
 }
 
 static int file_snapshot(struct block *b, const char *name, struct pgr_error *err)
@@ -362,11 +329,11 @@ static int file_snapshot(struct block *b, const char *name, struct pgr_error *er
 	struct clone_job j = {.f = to_file(b), .path = name};
 	int ret = offload(b->loop, do_clone, &j);
 
-	if (is_unsupported(ret) || ret == -EXDEV)
+	if (ret == -EOPNOTSUPP)
 		return pgr_fail(
-			err, -EOPNOTSUPP,
-			"%s: its file system cannot share blocks between files (XFS and btrfs can) or %s is on another; put a qcow2 overlay over it instead",
-			b->info.name, name);
+			err, ret,
+			"%s: its file system cannot share blocks between files (XFS and btrfs can) or %s is on another; put a qcow2 overlay over it instead, and use that: pagurus disk create --backing %s OVERLAY.qcow2",
+			b->info.name, name, b->info.name);
 	if (ret == -EEXIST)
 		return pgr_fail(err, ret,
 				"%s: is there already; choose another name for the snapshot", name);
@@ -472,8 +439,9 @@ static int do_open(void *ctx)
 	int ret;
 
 	/* O_NONBLOCK: a FIFO would wait for its other end. */
-	f->fd = open(f->path,
-		     (j->o->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (f->fd < 0)
+		f->fd = open(f->path, (j->o->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC |
+					      O_NONBLOCK | O_NOCTTY);
 	if (f->fd < 0 || fstat(f->fd, &st))
 		return pgr_fail_errno(j->err, -errno, "%s: cannot be opened for %s", info->name,
 				      j->o->read_only ? "reading" : "reading and writing");
@@ -481,7 +449,8 @@ static int do_open(void *ctx)
 	if (!f->device && !S_ISREG(st.st_mode))
 		return pgr_fail(j->err, S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL,
 				"%s: neither a regular file nor a block device", info->name);
-	if (!j->o->unlocked) {
+	f->unlocked = j->o->unlocked;
+	if (!f->unlocked) {
 		ret = file_lock(f->fd, !j->o->read_only, info->name, j->err);
 		if (ret)
 			return ret;
@@ -517,20 +486,21 @@ int block_open_file(struct loop *l, const char *path, const struct block_options
 	struct open_job j = {.o = o ? o : &defaults, .err = err};
 	struct block_file *f;
 	struct block *b;
-	int ret = check_options(path, j.o, err);
+	int fd = j.o->descriptor ? *j.o->descriptor : -1, ret = check_options(path, j.o, err);
 
-	if (ret)
-		return ret;
-	f = calloc(1, sizeof(*f));
-	if (!f)
-		return pgr_fail(err, -ENOMEM, "%s: no memory to open it", path);
+	f = ret ? NULL : calloc(1, sizeof(*f));
+	if (!f) {
+		if (fd >= 0)
+			close(fd);
+		return ret ? ret : pgr_fail(err, -ENOMEM, "%s: no memory to open it", path);
+	}
 	b = &f->b;
 	block_init(b, l, &file_ops, j.o);
 	b->info.driver = "file";
 	b->info.can_discard = true;
 	b->fua = true;
 	text_plain(b->info.name, sizeof(b->info.name), path, strlen(path));
-	f->fd = -1;
+	f->fd = fd;
 	f->path = strdup(path);
 	j.f = f;
 	ret = f->path ? offload(l, do_open, &j) : -ENOMEM;
@@ -550,5 +520,43 @@ int block_open_file(struct loop *l, const char *path, const struct block_options
 	if (b->info.granularity < b->info.block_size)
 		b->info.granularity = b->info.block_size;
 	*out = b;
+	return 0;
+}
+
+void block_file_freeze(struct block *b)
+{
+	struct block_file *f = to_file(b);
+
+	b->info.read_only = true;
+	/* Giving a lock up cannot fail but for reasons that keep it. */
+	if (!f->unlocked)
+		file_lock(f->fd, false, b->info.name, NULL);
+}
+
+int block_file_thaw(struct block *b, int fd, struct pgr_error *err)
+{
+	struct block_file *f = to_file(b);
+	struct stat is, was;
+	int ret = 0;
+
+	if (fstat(fd, &is) || fstat(f->fd, &was) || is.st_dev != was.st_dev ||
+	    is.st_ino != was.st_ino)
+		ret = pgr_fail(err, -EINVAL, "%s: is another file meanwhile", b->info.name);
+	else if (f->direct && fcntl(fd, F_SETFL, O_DIRECT))
+		ret = pgr_fail_errno(err, -errno, "%s: cannot be written directly", b->info.name);
+	if (!ret && !f->unlocked) {
+		/* Our own lock for reading is in the way. */
+		file_unlock(f->fd);
+		ret = file_lock(fd, true, b->info.name, err);
+		if (ret)
+			file_lock(f->fd, false, b->info.name, NULL);
+	}
+	if (ret) {
+		close(fd);
+		return ret;
+	}
+	close(f->fd);
+	f->fd = fd;
+	b->info.read_only = false;
 	return 0;
 }

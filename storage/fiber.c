@@ -353,3 +353,22 @@ void fiber_yield(struct loop *l)
 	loop_defer(l, &y.task);
 	wait_for(&y.wait);
 }
+
+struct nap {
+	struct loop_timer timer;
+	struct wait wait;
+};
+
+static void nap_over(struct loop_timer *t)
+{
+	wait_end(&((struct nap *)t)->wait);
+}
+
+void fiber_sleep_until(struct loop *l, uint64_t at_ns)
+{
+	struct nap n = {.timer = {.fire = nap_over}};
+
+	wait_begin(&n.wait, l);
+	loop_arm(l, &n.timer, at_ns);
+	wait_for(&n.wait);
+}

@@ -74,5 +74,7 @@ void fiber_unlock(struct fiber_lock *k);
 
 /* Let the others run before going on. */
 void fiber_yield(struct loop *l);
+/* Until then, by the loop's clock (loop_now_ns()). */
+void fiber_sleep_until(struct loop *l, uint64_t at_ns);
 
 #endif

@@ -55,3 +55,11 @@ int file_lock(int fd, bool writer, const char *path, struct pgr_error *err)
 		return pgr_fail_errno(err, ret, "%s: cannot be locked", path);
 	return 0;
 }
+
+void file_unlock(int fd)
+{
+	struct flock k = {
+		.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = DOES, .l_len = 2 * DOES};
+
+	fcntl(fd, F_OFD_SETLK, &k);
+}

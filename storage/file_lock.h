@@ -15,5 +15,7 @@
 
 /* A writer wants nobody else, a reader no writer. path: for the message. 0, -EAGAIN (in use), or what fcntl says. May be called again to change. */
 int file_lock(int fd, bool writer, const char *path, struct pgr_error *err);
+/* Give it up. */
+void file_unlock(int fd);
 
 #endif

@@ -15,19 +15,25 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "storage/block.h"
 
 #define QCOW2_MAGIC	       0x514649fbu /* "QFI\xfb" */
 #define QCOW2_CLUSTER_BITS_MIN 9u
 #define QCOW2_CLUSTER_BITS_MAX 21u	   /* QEMU's limit: 2 MiB */
 #define QCOW2_L1_BYTES_MAX     (32u << 20) /* QEMU's limit */
 #define QCOW2_BACKING_MAX      1023u
-#define QCOW2_HEADER_READ      (2u << 20) /* the first cluster has all of the header */
+#define QCOW2_REFTABLE_MAX     (8u << 20) /* QEMU's limit, bytes */
 
 #define QCOW2_INCOMPATIBLE_DIRTY       (1ull << 0)
 #define QCOW2_INCOMPATIBLE_CORRUPT     (1ull << 1)
 #define QCOW2_INCOMPATIBLE_DATA_FILE   (1ull << 2)
 #define QCOW2_INCOMPATIBLE_COMPRESSION (1ull << 3)
 #define QCOW2_INCOMPATIBLE_EXTENDED_L2 (1ull << 4)
+#define QCOW2_AUTOCLEAR_BITMAPS	       (1ull << 0)
+
+#define QCOW2_EXTENSION_FORMAT	 0xe2792acau /* of the backing file */
+#define QCOW2_EXTENSION_FEATURES 0x6803f857u
+#define QCOW2_EXTENSION_BITMAPS	 0x23852875u
 
 struct qcow2_disk_header {
 	uint32_t magic, version;
@@ -46,6 +52,24 @@ struct qcow2_disk_header {
 _Static_assert(sizeof(struct qcow2_disk_header) == 112, "as the format has it");
 _Static_assert(offsetof(struct qcow2_disk_header, incompatible) == 72, "length of version 2");
 
+/* The extension about dirty bitmaps, with what every extension begins with. */
+struct qcow2_disk_bitmaps_extension {
+	uint32_t type, length;
+	uint32_t nr, reserved;
+	uint64_t bytes, offset; /* of their directory */
+};
+_Static_assert(sizeof(struct qcow2_disk_bitmaps_extension) == 32, "as the format has it");
+
+/* An entry of the directory; the name follows. */
+struct qcow2_disk_bitmap {
+	uint64_t table;
+	uint32_t entries, flags;
+	uint8_t kind, granularity_bits;
+	uint16_t name_bytes;
+	uint32_t extra_bytes;
+};
+_Static_assert(sizeof(struct qcow2_disk_bitmap) == 24, "as the format has it");
+
 enum qcow2_compression { QCOW2_ZLIB = 0, QCOW2_ZSTD = 1 };
 
 struct qcow2_header {
@@ -56,10 +80,14 @@ struct qcow2_header {
 	uint64_t refcount_offset;
 	uint32_t refcount_clusters, refcount_order;
 	uint32_t nr_snapshots;
+	uint64_t snapshots_offset;
 	uint64_t incompatible, compatible, autoclear;
 	enum qcow2_compression compression;
 	char backing[QCOW2_BACKING_MAX + 1]; /* "": none */
 	char backing_format[16];	     /* "": not said */
+	/* The directory of dirty bitmaps, when autoclear says that they are valid; 0: none. */
+	uint64_t bitmaps_offset, bitmaps_bytes;
+	uint32_t nr_bitmaps;
 };
 
 /* Whether the bytes, at least 4, begin as those of an image. */
@@ -71,6 +99,8 @@ bool qcow2_is_image(const uint8_t *bytes, size_t length);
  */
 int qcow2_header_parse(const uint8_t *bytes, size_t length, uint64_t file_size, const char *name,
 		       struct qcow2_header *out, struct pgr_error *err);
+/* The same of a file. -ENOMEM and those of reading it, too. Waiting. */
+int qcow2_header_load(struct block *file, struct qcow2_header *out, struct pgr_error *err);
 
 /* ---- tables ---- */
 
@@ -78,6 +108,7 @@ int qcow2_header_parse(const uint8_t *bytes, size_t length, uint64_t file_size, 
 #define QCOW2_L1_RESERVED 0x7f000000000001ffull
 #define QCOW2_L2_RESERVED 0x3f000000000001feull
 #define QCOW2_COMPRESSED  (1ull << 62)
+#define QCOW2_SOLE	  (1ull << 63)
 #define QCOW2_ZERO	  1ull
 
 enum qcow2_kind { QCOW2_UNALLOCATED, QCOW2_ZEROS, QCOW2_DATA, QCOW2_PACKED };
@@ -87,6 +118,7 @@ struct qcow2_mapping {
 	uint64_t
 		at; /* QCOW2_DATA, QCOW2_PACKED: offset in the file; QCOW2_ZEROS: that of its cluster, or 0 */
 	uint32_t bytes; /* QCOW2_PACKED: how many there may be */
+	bool sole;	/* its cluster is named by this entry alone, and may be written */
 };
 
 /* What an entry of an L2 table says. -EIO: it is not one; *why is a short reason. */
@@ -106,6 +138,10 @@ static inline uint64_t qcow2_l2_covers(const struct qcow2_header *h)
 {
 	return qcow2_l2_entries(h) << h->cluster_bits;
 }
+
+/* The index-th count in a block of reference counts of 2^order bits each. */
+uint64_t qcow2_count_get(const void *block, uint32_t order, uint64_t index);
+void qcow2_count_set(void *block, uint32_t order, uint64_t index, uint64_t value);
 
 /*
  * Unpack a cluster into out (cluster_size bytes). The input may have bytes behind the end of what is packed. -EIO: it does not unpack to a whole

@@ -2,17 +2,18 @@
 /* Header and header extensions. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "common/text.h"
 #include "storage/qcow2.h"
 
-#define EXTENSION_END	   0u
-#define EXTENSION_FORMAT   0xe2792acau
-#define EXTENSION_FEATURES 0x6803f857u
-#define HEADER_LENGTH_2	   72u
-#define HEADER_LENGTH_3	   104u
-#define FEATURE_NAME	   46u
-#define FEATURE_ENTRY	   (2u + FEATURE_NAME)
+#define HEADER_READ (2u << 20) /* the first cluster has all of the header */
+
+#define EXTENSION_END	0u
+#define HEADER_LENGTH_2 72u
+#define HEADER_LENGTH_3 104u
+#define FEATURE_NAME	46u
+#define FEATURE_ENTRY	(2u + FEATURE_NAME)
 #define KNOWN_INCOMPATIBLE \
 	(QCOW2_INCOMPATIBLE_DIRTY | QCOW2_INCOMPATIBLE_CORRUPT | QCOW2_INCOMPATIBLE_COMPRESSION)
 
@@ -68,7 +69,7 @@ static void feature_name(const uint8_t *bytes, size_t end, size_t at, unsigned b
 
 	snprintf(out, size, "bit %u", bit);
 	while (next_extension(bytes, end, &at, &e, &broken)) {
-		if (e.type != EXTENSION_FEATURES)
+		if (e.type != QCOW2_EXTENSION_FEATURES)
 			continue;
 		for (uint32_t i = 0; i + FEATURE_ENTRY <= e.length; i += FEATURE_ENTRY)
 			if (e.data[i] == 0 && e.data[i + 1] == bit)
@@ -158,6 +159,19 @@ static int parse_backing(const struct qcow2_disk_header *d, const uint8_t *bytes
 	return 0;
 }
 
+static void parse_bitmaps(const struct extension *e, struct qcow2_header *h)
+{
+	struct qcow2_disk_bitmaps_extension b;
+	const size_t head = offsetof(struct qcow2_disk_bitmaps_extension, nr);
+
+	if (e->length < sizeof(b) - head || !(h->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return;
+	memcpy((uint8_t *)&b + head, e->data, sizeof(b) - head);
+	h->nr_bitmaps = be32toh(b.nr);
+	h->bitmaps_bytes = be64toh(b.bytes);
+	h->bitmaps_offset = be64toh(b.offset);
+}
+
 static int parse_extensions(const uint8_t *bytes, size_t end, size_t at, const char *name,
 			    struct qcow2_header *h, struct pgr_error *err)
 {
@@ -165,7 +179,9 @@ static int parse_extensions(const uint8_t *bytes, size_t end, size_t at, const c
 	bool broken = false;
 
 	while (next_extension(bytes, end, &at, &e, &broken)) {
-		if (e.type != EXTENSION_FORMAT)
+		if (e.type == QCOW2_EXTENSION_BITMAPS)
+			parse_bitmaps(&e, h);
+		if (e.type != QCOW2_EXTENSION_FORMAT)
 			continue;
 		if (e.length >= sizeof(h->backing_format))
 			return pgr_fail(err, -EINVAL,
@@ -237,6 +253,7 @@ int qcow2_header_parse(const uint8_t *bytes, size_t length, uint64_t file_size, 
 	h->refcount_clusters = be32toh(d.refcount_clusters);
 	h->refcount_order = 4;
 	h->nr_snapshots = be32toh(d.nr_snapshots);
+	h->snapshots_offset = be64toh(d.snapshots_offset);
 	if (d.crypt_method)
 		return pgr_fail(
 			err, -EOPNOTSUPP,
@@ -260,6 +277,22 @@ int qcow2_header_parse(const uint8_t *bytes, size_t length, uint64_t file_size, 
 	if (!ret)
 		ret = parse_backing(&d, bytes, length, name, h, err);
 	return ret ? ret : check_geometry(h, file_size, name, err);
+}
+
+int qcow2_header_load(struct block *file, struct qcow2_header *out, struct pgr_error *err)
+{
+	const struct block_info *info = block_info(file);
+	size_t length = info->size < HEADER_READ ? (size_t)info->size : HEADER_READ;
+	uint8_t *bytes = malloc(length + 1);
+	int ret;
+
+	if (!bytes)
+		return pgr_fail(err, -ENOMEM, "%s: no memory to read its header", info->name);
+	ret = block_read(file, 0, bytes, length, err);
+	if (!ret)
+		ret = qcow2_header_parse(bytes, length, info->size, info->name, out, err);
+	free(bytes);
+	return ret;
 }
 
 /* ---- tables ---- */
@@ -307,6 +340,7 @@ int qcow2_entry(const struct qcow2_header *h, uint64_t entry, uint64_t file_size
 	if (entry & QCOW2_L2_RESERVED)
 		return bad(why, "reserved bits that are set");
 	out->at = entry & QCOW2_OFFSET_MASK;
+	out->sole = entry & QCOW2_SOLE && out->at;
 	if (entry & QCOW2_ZERO) {
 		if (h->version < 3)
 			return bad(why, "a cluster of zeros, which version 2 does not have");

@@ -22,7 +22,7 @@ struct change {
 struct tape {
 	uint8_t *data, *first;
 	uint64_t size, first_size, room, limit;
-	bool record;
+	bool record, keeps;
 	struct change *change;
 	unsigned nr, capacity, events;
 	unsigned count[TAPE_OPS], fail_at[TAPE_OPS];
@@ -99,14 +99,26 @@ const void *tape_contents(const struct tape *t, uint64_t *size)
 	return t->data;
 }
 
-static uint8_t *with_room(uint8_t *data, uint64_t *room, uint64_t need)
+/* False: no memory, which a test may have asked for. */
+static bool make_room(uint8_t **data, uint64_t *room, uint64_t need)
 {
+	uint8_t *larger;
+
 	if (need <= *room)
-		return data;
-	data = must(realloc(data, need * 2));
-	memset(data + *room, 0, need * 2 - *room);
+		return true;
+	larger = realloc(*data, need * 2);
+	if (!larger)
+		return false;
+	memset(larger + *room, 0, need * 2 - *room);
+	*data = larger;
 	*room = need * 2;
-	return data;
+	return true;
+}
+
+static void must_make_room(uint8_t **data, uint64_t *room, uint64_t need)
+{
+	if (!make_room(data, room, need))
+		abort();
 }
 
 /* ---- the disk ---- */
@@ -171,13 +183,15 @@ static int apply(struct block *b, struct change c, struct pgr_error *err)
 
 	if (!ret && t->limit && last > t->limit)
 		ret = pgr_fail(err, -ENOSPC, "tape: no room at %llu", (unsigned long long)c.offset);
+	if (!ret && !make_room(&t->data, &t->room, last))
+		ret = pgr_fail(err, -ENOMEM, "tape: no memory");
 	if (ret) {
 		free(c.data);
 		return ret;
 	}
 	index = begin(t, c);
 	delay(t, b->loop);
-	t->data = with_room(t->data, &t->room, last);
+	must_make_room(&t->data, &t->room, last);
 	if (c.op == TAPE_WRITE)
 		memcpy(t->data + c.offset, c.data, c.length);
 	else
@@ -197,7 +211,9 @@ static int tape_write(struct block *b, uint64_t offset, uint64_t length, struct 
 	struct change c = {
 		.op = TAPE_WRITE, .offset = offset, .length = length, .fua = flags & BLOCK_FUA};
 
-	c.data = must(malloc(length));
+	c.data = malloc(length);
+	if (!c.data)
+		return pgr_fail(err, -ENOMEM, "tape: no memory");
 	block_data_copy_out(from, c.data, length);
 	return apply(b, c, err);
 }
@@ -215,7 +231,7 @@ static int tape_discard(struct block *b, uint64_t offset, uint64_t length, struc
 {
 	const struct change c = {.op = TAPE_DISCARD, .offset = offset, .length = length};
 
-	return apply(b, c, err);
+	return of(b)->keeps ? trial(of(b), TAPE_DISCARD, err) : apply(b, c, err);
 }
 
 static int tape_flush(struct block *b, struct pgr_error *err)
@@ -246,7 +262,7 @@ static int tape_status(struct block *b, uint64_t offset, uint64_t length, struct
 
 static void set_size(uint8_t **data, uint64_t *room, uint64_t *size, uint64_t to)
 {
-	*data = with_room(*data, room, to);
+	must_make_room(data, room, to);
 	if (to < *size)
 		memset(*data + to, 0, *size - to);
 	*size = to;
@@ -293,6 +309,7 @@ struct block *tape_open(struct tape *t, struct loop *l, const struct tape_option
 
 	tb->t = t;
 	t->record = o->record;
+	t->keeps = o->keeps;
 	t->delays = o->seed;
 	block_init(b, l, &tape_ops, &options);
 	b->info.driver = "tape";
@@ -314,7 +331,7 @@ struct image {
 
 static void put(struct image *i, const struct change *c, uint64_t at, uint64_t length)
 {
-	i->data = with_room(i->data, &i->room, at + length);
+	must_make_room(&i->data, &i->room, at + length);
 	if (at + length > i->size)
 		i->size = at + length;
 	if (c->op == TAPE_WRITE)

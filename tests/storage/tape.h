@@ -32,6 +32,7 @@ struct tape_options {
 	bool record;	 /* keep the events; else only failures on demand */
 	uint32_t align;	 /* 0: 512 */
 	bool fua, grows; /* as of struct block */
+	bool keeps;	 /* a discard changes nothing */
 	uint64_t seed;	 /* of the delays */
 	unsigned max_requests;
 };

@@ -457,9 +457,32 @@ static void what_was_flushed_is_there_after_a_cut(void)
 	teardown();
 }
 
+/* Zeros that are refused unless they are quicker than data. */
+static void zeros_that_have_to_be_quick(void)
+{
+	static uint8_t data[4096], back[4096];
+
+	setup((struct tape_options){.seed = 4});
+	memset(data, 7, sizeof(data));
+	CHECK_EQ(block_write(disk, 0, data, sizeof(data), 0, &err), 0);
+	tape_fail(tape, TAPE_ZERO, 1, -EOPNOTSUPP);
+	CHECK_EQ(block_zero(disk, 100, 3000, BLOCK_FAST, &err), -EOPNOTSUPP);
+	CHECK_HAS(err.text, "as long as data");
+	CHECK_EQ(block_read(disk, 0, back, sizeof(back), &err), 0);
+	CHECK_MEM(back, data, sizeof(data));
+	tape_fail(tape, TAPE_ZERO, 1, -EOPNOTSUPP);
+	CHECK_EQ(block_zero(disk, 100, 1000, 0, &err), 0);
+	CHECK_EQ(block_zero(disk, 1100, 2000, BLOCK_FAST, &err), 0);
+	memset(data + 100, 0, 3000);
+	CHECK_EQ(block_read(disk, 0, back, sizeof(back), &err), 0);
+	CHECK_MEM(back, data, sizeof(data));
+	teardown();
+}
+
 UNIT_MAIN(TEST(any_offset_and_length), TEST(parts_of_a_sector_at_the_same_time),
 	  TEST(data_in_several_pieces), TEST(nonsense_is_refused), TEST(a_resize_is_alone),
 	  TEST(requests_beyond_the_limit_wait), TEST(quiesced_disks_stand_still),
-	  TEST(closing_cancels_what_waits), TEST(flushes_only_when_something_was_written),
-	  TEST(a_failed_flush_is_not_forgotten), TEST(the_nth_operation_fails),
-	  TEST(the_nth_allocation_fails), TEST(what_was_flushed_is_there_after_a_cut))
+	  TEST(zeros_that_have_to_be_quick), TEST(closing_cancels_what_waits),
+	  TEST(flushes_only_when_something_was_written), TEST(a_failed_flush_is_not_forgotten),
+	  TEST(the_nth_operation_fails), TEST(the_nth_allocation_fails),
+	  TEST(what_was_flushed_is_there_after_a_cut))

@@ -6,17 +6,16 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "storage/block_qcow2.h"
 #include "storage/fiber.h"
 #include "storage/qcow2.h"
 #include "tests/storage/tape.h"
+#include "tests/unit/in_folder.h"
 #include "tests/unit/unit.h"
 
 static struct loop *loop;
@@ -34,35 +33,11 @@ static void setup(void)
 	CHECK_EQ(loop_create(&loop, NULL), 0);
 }
 
-/* A command in the folder; its exit status. */
-static int shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static int shell(const char *format, ...)
-{
-	char command[2048];
-	va_list ap;
-	int n, status;
-
-	n = snprintf(command, sizeof(command), "cd %s && exec </dev/null >log 2>&1 && ", folder);
-	va_start(ap, format);
-	vsnprintf(command + n, sizeof(command) - (size_t)n, format, ap);
-	va_end(ap);
-	status = system(command); /* NOLINT(cert-env33-c): the command is the test's own */
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
 static void teardown(void)
 {
 	CHECK_EQ(block_close(disk, &err), 0);
 	loop_free(loop);
-	CHECK_EQ(shell("rm -rf %s", folder), 0);
-}
-
-/* Without qemu-img there is nothing to compare with. */
-static bool has_qemu(void)
-{
-	CHECK(folder[0] != '\0');
-	return shell("command -v qemu-img && command -v qemu-io") == 0;
+	CHECK_EQ(in_folder(folder, "rm -rf %s", folder), 0);
 }
 
 static void must_open(const char *name)
@@ -106,7 +81,7 @@ static void compare(const char *name)
 	uint64_t size, random = unit_seed(), at = 0;
 	uint8_t *want, *got;
 
-	CHECK_EQ(shell("qemu-img convert -O raw %s raw", name), 0);
+	CHECK_EQ(in_folder(folder, "qemu-img convert -O raw %s raw", name), 0);
 	want = load("raw", &size);
 	got = malloc(size);
 	must_open(name);
@@ -149,9 +124,11 @@ static void compare(const char *name)
 static void fill(const char *name)
 {
 	CHECK_EQ(
-		shell("qemu-io -f qcow2 -c 'write -q -P 1 0 200k' -c 'write -q -P 2 1000k 3000k' -c 'write -q -z 1200k 900k' "
-		      "-c 'discard -q 3000k 64k' -c 'write -q -P 3 5000512 512' -c 'write -q -P 4 8191k 1k' %s",
-		      name),
+		in_folder(
+			folder,
+			"qemu-io -f qcow2 -c 'write -q -P 1 0 200k' -c 'write -q -P 2 1000k 3000k' -c 'write -q -z 1200k 900k' "
+			"-c 'discard -q 3000k 64k' -c 'write -q -P 3 5000512 512' -c 'write -q -P 4 8191k 1k' %s",
+			name),
 		0);
 }
 
@@ -173,13 +150,16 @@ static void images_of_qemu_img(void)
 	};
 
 	setup();
-	if (has_qemu()) {
+	if (in_folder_has_qemu(folder)) {
 		for (unsigned i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
-			CHECK_EQ(shell("qemu-img create -f qcow2 -o %s image 8M", options[i]), 0);
+			CHECK_EQ(in_folder(folder, "qemu-img create -f qcow2 -o %s image 8M",
+					   options[i]),
+				 0);
 			fill("image");
 			compare("image");
-			CHECK_EQ(shell("qemu-img convert -c -O qcow2 -o %s image packed",
-				       i < 5 || i > 10 ? options[i] : "compat=1.1"),
+			CHECK_EQ(in_folder(folder,
+					   "qemu-img convert -c -O qcow2 -o %s image packed",
+					   i < 5 || i > 10 ? options[i] : "compat=1.1"),
 				 0);
 			compare("packed");
 		}
@@ -190,13 +170,17 @@ static void images_of_qemu_img(void)
 static void images_with_snapshots_and_bitmaps(void)
 {
 	setup();
-	if (has_qemu()) {
+	if (in_folder_has_qemu(folder)) {
 		CHECK_EQ(
-			shell("qemu-img create -f qcow2 image 8M && qemu-img bitmap --add image b0"),
+			in_folder(
+				folder,
+				"qemu-img create -f qcow2 image 8M && qemu-img bitmap --add image b0"),
 			0);
 		fill("image");
 		CHECK_EQ(
-			shell("qemu-img snapshot -c one image && qemu-io -c 'write -q -P 9 100k 300k' image && qemu-img bitmap --disable image b0"),
+			in_folder(
+				folder,
+				"qemu-img snapshot -c one image && qemu-io -c 'write -q -P 9 100k 300k' image && qemu-img bitmap --disable image b0"),
 			0);
 		compare("image");
 	}
@@ -206,12 +190,14 @@ static void images_with_snapshots_and_bitmaps(void)
 static void sizes_that_are_no_multiple(void)
 {
 	setup();
-	if (has_qemu()) {
+	if (in_folder_has_qemu(folder)) {
 		CHECK_EQ(
-			shell("qemu-img create -f qcow2 image 100001 && qemu-io -c 'write -q -P 7 0 97k' image"),
+			in_folder(
+				folder,
+				"qemu-img create -f qcow2 image 100001 && qemu-io -c 'write -q -P 7 0 97k' image"),
 			0);
 		compare("image");
-		CHECK_EQ(shell("qemu-img create -f qcow2 image 0"), 0);
+		CHECK_EQ(in_folder(folder, "qemu-img create -f qcow2 image 0"), 0);
 		must_open("image");
 		CHECK_EQ(block_info(disk)->size, 0);
 		CHECK_EQ(block_read(disk, 0, path, 1, &err), -ERANGE);
@@ -222,22 +208,30 @@ static void sizes_that_are_no_multiple(void)
 static void chains(void)
 {
 	setup();
-	if (has_qemu()) {
+	if (in_folder_has_qemu(folder)) {
 		CHECK_EQ(
-			shell("mkdir below && head -c 3000000 /dev/urandom >below/base && qemu-img create -f qcow2 -b base -F raw below/middle 4M && "
-			      "qemu-img create -f qcow2 -o cluster_size=4k -b below/middle -F qcow2 top 8M"),
+			in_folder(
+				folder,
+				"mkdir below && head -c 3000000 /dev/urandom >below/base && qemu-img create -f qcow2 -b base -F raw below/middle 4M && "
+				"qemu-img create -f qcow2 -o cluster_size=4k -b below/middle -F qcow2 top 8M"),
 			0);
 		compare("top");
 		CHECK_EQ(
-			shell("qemu-io -c 'write -q -P 5 1M 100k' -c 'write -q -z 2M 64k' below/middle && qemu-io -c 'write -q -P 6 2900k 300k' top"),
+			in_folder(
+				folder,
+				"qemu-io -c 'write -q -P 5 1M 100k' -c 'write -q -z 2M 64k' below/middle && qemu-io -c 'write -q -P 6 2900k 300k' top"),
 			0);
 		compare("top");
 		/* From another folder, by an absolute name, by file:, and through a link. */
 		CHECK_EQ(
-			shell("qemu-img rebase -u -b $PWD/below/middle -F qcow2 top && ln -s top link"),
+			in_folder(
+				folder,
+				"qemu-img rebase -u -b $PWD/below/middle -F qcow2 top && ln -s top link"),
 			0);
 		compare("link");
-		CHECK_EQ(shell("qemu-img rebase -u -b file:$PWD/below/middle -F qcow2 top"), 0);
+		CHECK_EQ(in_folder(folder,
+				   "qemu-img rebase -u -b file:$PWD/below/middle -F qcow2 top"),
+			 0);
 		compare("top");
 	}
 	teardown();
@@ -264,10 +258,12 @@ static void use_in_fiber(void *ctx)
 static void the_deepest_chain(void)
 {
 	setup();
-	if (has_qemu()) {
+	if (in_folder_has_qemu(folder)) {
 		CHECK_EQ(
-			shell("qemu-img create -f qcow2 i1 1M && qemu-io -c 'write -q -P 5 0 4k' i1 && for i in $(seq 2 65); do "
-			      "qemu-img create -u -f qcow2 -b i$((i - 1)) -F qcow2 i$i 1M || exit 1; done"),
+			in_folder(
+				folder,
+				"qemu-img create -f qcow2 i1 1M && qemu-io -c 'write -q -P 5 0 4k' i1 && for i in $(seq 2 65); do "
+				"qemu-img create -u -f qcow2 -b i$((i - 1)) -F qcow2 i$i 1M || exit 1; done"),
 			0);
 		must_not_open("i65", -ELOOP, "more than 64");
 		snprintf(path, sizeof(path), "%s/i64", folder);
@@ -277,7 +273,7 @@ static void the_deepest_chain(void)
 			loop_turn(loop, true);
 		CHECK_MSG(fiber_result == 0, "%s", err.text);
 		disk = NULL;
-		CHECK_EQ(shell("qemu-img rebase -u -b i9 -F qcow2 i3"), 0);
+		CHECK_EQ(in_folder(folder, "qemu-img rebase -u -b i9 -F qcow2 i3"), 0);
 		must_not_open("i12", -ELOOP, "comes back");
 	}
 	teardown();
@@ -308,19 +304,12 @@ static void what_is_not_supported_is_named(void)
 	};
 
 	setup();
-	if (has_qemu())
+	if (in_folder_has_qemu(folder))
 		for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-			CHECK_MSG(shell("rm -f image && { %s; }", cases[i].make) == 0, "%s",
-				  cases[i].make);
+			CHECK_MSG(in_folder(folder, "rm -f image && { %s; }", cases[i].make) == 0,
+				  "%s", cases[i].make);
 			must_not_open("image", cases[i].code, cases[i].said);
 		}
-	snprintf(path, sizeof(path), "%s/image", folder);
-	{
-		const struct block_options writing = {.read_only = false};
-
-		CHECK_EQ(block_open_qcow2(loop, path, &writing, &disk, &err), -EOPNOTSUPP);
-		disk = NULL;
-	}
 	teardown();
 }
 
@@ -364,7 +353,7 @@ static int open_hostile(struct tape **t)
 	const struct tape_options o = {.grows = true, .seed = 1};
 
 	*t = tape_new(image, 5 * CLUSTER);
-	return block_open_qcow2_over(tape_open(*t, loop, &o), &disk, &err);
+	return block_open_qcow2_over(tape_open(*t, loop, &o), NULL, NULL, &disk, &err);
 }
 
 static void hostile_headers(void)
@@ -482,7 +471,7 @@ static void every_failure_is_an_error(void)
 				tape_fail(t, TAPE_READ, n, -EIO);
 			else
 				unit_fail_alloc(n);
-			ret = block_open_qcow2_over(disk, &disk, &err);
+			ret = block_open_qcow2_over(disk, NULL, NULL, &disk, &err);
 			if (!ret) {
 				ret = block_read(disk, 0, data, CLUSTER, &err);
 				unit_fail_alloc(0);

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+/* What a disk's process may still do when it has given up the rest: serve its file, and mirror it over a socket that it was passed. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "storage/block_nbd.h"
+#include "storage/mirror.h"
+#include "storage/nbd_server.h"
+#include "tests/unit/unit.h"
+#include "tools/blk/confine.c" /* NOLINT(bugprone-suspicious-include) */
+
+#define SIZE (3u << 20)
+
+static uint8_t contents[SIZE];
+
+static int open_file(const char *name, struct loop *l, struct block **out)
+{
+	struct pgr_error err = PGR_ERROR_NONE;
+	int fd = open(name, O_RDWR | O_CREAT, 0600);
+
+	if (fd < 0 || ftruncate(fd, SIZE))
+		return -1;
+	close(fd);
+	return block_open_file(l, name, NULL, out, &err);
+}
+
+static bool is_control(uint32_t number)
+{
+	for (unsigned i = 0; i < NR_CONTROLS; i++)
+		if (controls[i] == number)
+			return true;
+	return false;
+}
+
+/* What each number comes to on a file that has none of them: refused, or told that the file does not know it. */
+static bool controls_are_few(int fd)
+{
+	for (uint32_t number = 0; number < 0x10000; number++) {
+		bool refused = syscall(SYS_ioctl, fd, number, 0) && errno == EPERM;
+
+		if (refused == is_control(number))
+			return false;
+	}
+	for (unsigned i = 0; i < NR_CONTROLS; i++) {
+		if (!syscall(SYS_ioctl, fd, controls[i], 0) || errno != ENOTTY)
+			return false;
+		/* With another size of what it points to it is another one. */
+		if (!syscall(SYS_ioctl, fd, controls[i] ^ (1u << 29), 0) || errno != EPERM)
+			return false;
+	}
+	/* Bits that the kernel leaves out neither help nor hinder. */
+	return syscall(SYS_ioctl, fd, 0x5401ull | 1ull << 32, 0) && errno == EPERM &&
+	       syscall(SYS_ioctl, fd, BLKSSZGET | 1ull << 32, 0) && errno == ENOTTY;
+}
+
+/* The disk's process; its exit status says how far it came. */
+static int child(int socket)
+{
+	struct pgr_error err = PGR_ERROR_NONE;
+	struct block *source = NULL, *destination = NULL, *b = NULL;
+	struct loop *l;
+	int plain, pair[2];
+
+	if (loop_create(&l, &err) || open_file("source", l, &source))
+		return 1;
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+		return 1;
+	plain = open("source", O_RDONLY | O_CLOEXEC);
+	/* As confine_user() does, which needs root. */
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || confine_calls(l, &err))
+		return 2;
+	if (open("/dev/null", O_RDONLY | O_CLOEXEC) >= 0 || errno != EPERM)
+		return 3;
+	if (fork() >= 0)
+		return 4;
+	if (!controls_are_few(plain))
+		return 11;
+	/* A connection that is no good any more is ended so. */
+	if (shutdown(pair[0], SHUT_RDWR))
+		return 12;
+	if (block_write(source, 0, contents, SIZE / 2, 0, &err))
+		return 5;
+	if (block_open_nbd_socket(l, socket, "the other", NULL, &destination, &err))
+		return 6;
+	if (mirror_open(source, destination, &(struct mirror_options){.zeroed = true}, &b, &err))
+		return 7;
+	if (mirror_wait(b, &err) || block_write(b, 1u << 20, contents + 512, 8192, 0, &err))
+		return 8;
+	if (mirror_finish(b, MIRROR_STAY, &err))
+		return 9;
+	return block_close(mirror_unwrap(b), &err) ? 10 : 0;
+}
+
+static void a_confined_process_mirrors(void)
+{
+	struct pgr_error err = PGR_ERROR_NONE;
+	struct nbd_server *server;
+	struct block *disk = NULL;
+	struct loop *l;
+	uint64_t state = unit_seed();
+	uint8_t *got;
+	char folder[] = "/var/tmp/pagurus-confine-XXXXXX";
+	int pair[2], status = 0;
+	pid_t pid;
+
+	signal(SIGPIPE, SIG_IGN);
+	CHECK(mkdtemp(folder) != NULL);
+	CHECK_EQ(chdir(folder), 0);
+	unit_fill_random(&state, contents, SIZE);
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+	pid = fork();
+	if (!pid) {
+		close(pair[1]);
+		/* Not by _exit(): before that, the sanitizer's code would want more than is allowed. */
+		syscall(SYS_exit_group, child(pair[0]));
+	}
+	close(pair[0]);
+	CHECK_EQ(loop_create(&l, &err), 0);
+	CHECK_EQ(open_file("destination", l, &disk), 0);
+	CHECK_EQ(nbd_server_create(l, NULL, &server, &err), 0);
+	CHECK_EQ(nbd_server_export(server, &(struct nbd_export){.name = "", .disk = disk}, &err),
+		 0);
+	CHECK_EQ(nbd_server_accept(server, pair[1], &err), 0);
+	while (nbd_server_connections(server))
+		loop_turn(l, true);
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	CHECK_EQ(status, 0);
+	got = malloc(SIZE);
+	CHECK_EQ(block_read(disk, 0, got, SIZE, &err), 0);
+	memcpy(contents + (1u << 20), contents + 512, 8192);
+	memset(contents + SIZE / 2, 0, SIZE / 2);
+	CHECK_MEM(got, contents, SIZE);
+	free(got);
+	nbd_server_free(server);
+	CHECK_EQ(block_close(disk, &err), 0);
+	loop_free(l);
+	unlink("source");
+	unlink("destination");
+	CHECK_EQ(chdir("/"), 0);
+	CHECK_EQ(rmdir(folder), 0);
+}
+
+UNIT_MAIN(TEST(a_confined_process_mirrors))

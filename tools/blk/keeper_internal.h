@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the keeper share: keeper.c follows xenstore and has the processes, keeper_command.c does what the operator asks for, keeper_hold.c lets
+ * go of the disks while the guest moves.
+ */
+#ifndef PAGURUS_BLK_KEEPER_INTERNAL_H
+#define PAGURUS_BLK_KEEPER_INTERNAL_H
+
+#include <sys/types.h>
+#include <xenstore.h>
+
+#include "protocol-spec/disk_hold.h"
+#include "storage/fiber.h"
+#include "storage/live_pins.h"
+#include "tools/blk/control.h"
+#include "tools/blk/keeper.h"
+#include "tools/blk/process.h"
+#include "tools/blk/qmp.h"
+
+struct keeper {
+	struct loop *loop;
+	struct xs_handle *store;
+	uint32_t domid;
+	char backends[64];
+	struct loop_watch store_watch, signal_watch;
+	struct loop_timer show, deadline;
+	struct loop_task look;
+	struct disk *disks;
+	unsigned nr_disks; /* ever */
+	bool announced, ending;
+	char wish[PGR_DISK_HOLD_WISH_MAX]; /* "": the disks may be used */
+	bool wish_answered;
+	char wish_failed[PGR_DISK_HOLD_SENTENCE_MAX]; /* what went wrong, or "" */
+	int status;
+	struct qmp_disks figures;
+	struct line_server *qmp[KEEPER_SOCKETS_MAX], *commands;
+};
+
+struct disk {
+	struct keeper *keeper;
+	struct disk *next;
+	unsigned devid;
+	uid_t uid;
+	struct pv_bus *bus;
+	struct process_journal journal;
+	pid_t pid; /* 0: there is no process */
+	struct loop_watch control;
+	bool in_use, watched;
+	bool held;     /* its process waits and has nothing open */
+	bool released; /* its process ended, or is about to, because of a wish */
+	bool lost;     /* its connection to an NBD server, and that was said */
+	unsigned deaths;
+	uint64_t first_death;
+	struct loop_timer again; /* when the next process is started */
+	struct pv_counters shown;
+	/* Commands. */
+	struct call *calls; /* under way */
+	uint32_t newest_call;
+	unsigned users;		/* commands that have it: it is not freed */
+	struct fiber_lock lock; /* of the disk's layers: whoever changes them */
+	struct live_pins pins;	/* its layers, from when it was first open */
+};
+
+/* ---- keeper.c ---- */
+
+/* A line for the log. */
+void keeper_say(const struct disk *d, const char *text);
+/* Our end never waits: a process that does not read loses the message, and is as good as dead. */
+void keeper_tell(struct disk *d, const struct control_message *m);
+
+/* ---- keeper_hold.c ---- */
+
+/* There may be a wish, or none any more. */
+void keeper_look_for_wish(struct keeper *k);
+/* There is one: say so once nothing is open. */
+void keeper_answer_wish(struct keeper *k);
+/* A disk was not let go of as it should be. */
+void keeper_hold_failed(struct disk *d, const char *why);
+/* One whose process ended because of a wish. */
+void keeper_start_anew(struct disk *d);
+
+/* ---- keeper_command.c ---- */
+
+/* Listen at the keeper's socket for commands. */
+int keeper_listen(struct keeper *k, struct pgr_error *err);
+/* An answer to a call, or how far it is. */
+void keeper_on_answer(struct disk *d, const struct control_message *m);
+/*
+ * Have the disk's process do that, with a descriptor (-1: none; taken over), and wait for its answer, which is in m then. In a fiber; the caller counts itself in
+ * d->users. -EAGAIN: it is not open; -EPIPE: it died; or what the process says.
+ */
+typedef void call_progress_fn(void *ctx, const struct control_progress *p);
+int keeper_call(struct disk *d, struct control_message *m, int passed, call_progress_fn *progress,
+		void *ctx, struct pgr_error *err);
+/* The process has gone: no call is answered any more. */
+void keeper_end_calls(struct disk *d);
+
+/* ---- keeper_dial.c ---- */
+
+/* The disk's process lost its connection to an NBD server: make another one for it, to the server that the disk is said to be on. */
+void keeper_dial(struct disk *d);
+
+/* ---- keeper_freeze.c ---- */
+
+struct freeze {
+	char id[32];
+};
+
+/*
+ * Have the helper in the guest (guest-linux/freeze) freeze the guest's file systems, for a few seconds at most. False: there is no helper, or it could not. In a
+ * fiber. keeper_thaw() says whether they were frozen until then.
+ */
+bool keeper_freeze(struct keeper *k, struct freeze *f);
+bool keeper_thaw(struct keeper *k, const struct freeze *f);
+
+#endif
