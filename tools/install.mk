@@ -13,7 +13,7 @@ LIBDIR := $(DESTDIR)/usr/lib/pagurus
 
 .PHONY: install
 
-install: $(TOOL) build/vmm/pagurus
+install: $(TOOL) $(BLK) build/vmm/pagurus
 	install -D -m 755 $(TOOL) $(BINDIR)/pagurus
 	install -d $(UNITDIR)
 	sed 's,/usr/bin/,$(PREFIX)/bin/,' tools/pagurus.service > $(UNITDIR)/pagurus.service
@@ -22,6 +22,7 @@ install: $(TOOL) build/vmm/pagurus
 	install -D -m 644 -t $(MANDIR)/man8 docs/man/*.8
 	install -D -m 644 tools/completion/pagurus $(COMPLETIONDIR)/pagurus
 	install -D -m 644 build/vmm/pagurus $(BOOTDIR)/pagurus
+	install -D -m 755 $(BLK) $(LIBDIR)/pagurus-blk
 	install -D -m 755 guest-linux/unpack-kernel $(LIBDIR)/unpack-kernel
 	install -D -m 755 tools/grub/20_linux_pagurus $(GRUBDIR)/20_linux_pagurus
 	[ -e $(GRUBCONFIG) ] || install -D -m 644 tools/grub/pagurus.cfg $(GRUBCONFIG)

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""The pagurus command on real guests: two hosts with Debian's Xen in the lab, a stock Debian guest with its verifier.
+"""The pagurus command on real guests: two hosts in the lab, with the hypervisor of this tree or with HYPERVISOR=xen Debian's Xen, and a stock Debian guest
+with its verifier.
 
 lab_guests.py [WORD...] runs the tests whose name has one of the words, in the lab LAB_NAME (default: one of its own, which it brings
-up and ends). The tests share the lab; each leaves the guest running on host a with its verifier content.
+up and ends); SOAK=1: with all that takes long. The tests share the lab; each leaves the guest running on host a with its verifier content. tests/lab/test_faults runs them among others.
 """
 
 import json
@@ -27,6 +28,11 @@ GUEST = "tiny"
 CONFIG = "/var/lib/pagurus/guests/tiny.cfg"
 CONSOLE = f"/var/log/xen/console/guest-{GUEST}.log"
 SLOW = 600.0
+HYPERVISOR = os.environ.get("HYPERVISOR", "pagurus")
+# Its verifier writes more than the rig's network carries: as short a stop as that allows.
+ANY_STOP = ("--downtime", "0")
+# Each mark of a session is tried on simulated guests (test_crash.py); here those at which most hangs on what the hypervisor has done, or with SOAK all.
+ALL_MARKS = "SOAK" in os.environ
 
 
 def lab(*words):
@@ -74,7 +80,7 @@ def journals_over():
 
 
 def move(here, there, *options, status=0):
-    return sh(here, f"pagurus migrate {shlex.join(options)} {GUEST} {there}", status)
+    return sh(here, f"pagurus migrate {shlex.join((*ANY_STOP, *options))} {GUEST} {there}", status)
 
 
 def back_at_a():
@@ -106,7 +112,7 @@ def prepare():
     for host in "ab":
         sh(host, f"rm -rf {DROP_IN}")
         # What arrived is not kept for a dead source as long as a user would want it.
-        drop_in(host, "patience", "ExecStart=", "ExecStart=/usr/bin/pagurus daemon --foreground --resume-wait 8s")
+        drop_in(host, "patience", "ExecStart=", "ExecStart=/usr/bin/pagurus daemon --foreground --resume-wait 30s")
         sh(host, "systemctl restart pagurus")
     wait_until(lambda: sh("a", "pagurus host check b", None).returncode == 0, "the daemon of b")
 
@@ -117,15 +123,17 @@ def test_0_hosts_know_each_other():
         expect(facts["hypervisor"].startswith("Xen 4.17") and facts["free_memory_bytes"] > 0, str(facts))
 
 
-def test_1_there_and_back():
-    back_at_a()
-    r = move("a", "b")
-    expect("stood still" in r.stdout, r.stdout)
-    print(f"  {r.stdout.splitlines()[-3]}")
-    runs_at("b")
-    result = json.loads(move("b", "a", "--json", "--channels", "4", "--verify").stdout.splitlines()[-1])
-    expect(result["outcome"] == "moved" and result["verified"], str(result))
-    runs_at("a")
+# In the gate the demonstration, test_live and the ends of the faults do the same.
+if ALL_MARKS:
+    def test_1_there_and_back():
+        back_at_a()
+        r = move("a", "b")
+        expect("stood still" in r.stdout, r.stdout)
+        print(f"  {r.stdout.splitlines()[-3]}")
+        runs_at("b")
+        result = json.loads(move("b", "a", "--json", "--channels", "4", "--verify").stdout.splitlines()[-1])
+        expect(result["outcome"] == "moved" and result["verified"], str(result))
+        runs_at("a")
 
 
 def test_2_save_inspect_restore():
@@ -190,7 +198,7 @@ def killed_at(host, point):
     """kill -9 of a daemon whose worker stands at the point; then the guest is wherever one_owner says, and whole."""
     back_at_a()
     with_faults(host, f"stop@{point}")
-    sh("a", f"nohup pagurus migrate --reconnect 9s {GUEST} b > /var/tmp/move.log 2>&1 &")
+    sh("a", f"nohup pagurus migrate {' '.join(ANY_STOP)} --reconnect 9s {GUEST} b > /var/tmp/move.log 2>&1 &")
     wait_until(lambda: re.search(r"^T.*pagurus worker", sh(host, "ps -e -o stat=,args=").stdout, re.M), f"a worker at {point}", SLOW)
     sh(host, f"rm -f {DROP_IN}/fault.conf; systemctl daemon-reload;"
        " systemctl kill -s KILL --kill-who=main pagurus")
@@ -202,7 +210,7 @@ def killed_at(host, point):
 
 
 def test_7_source_daemon_killed_before_commit():
-    for point in ("source-begin-done", "source-stopping-done", "source-commit"):
+    for point in ("source-begin-done", "source-stopping-done", "source-commit") if ALL_MARKS else ("source-stopping-done",):
         expect(killed_at("a", point) == "a", f"{point}: it moved")
 
 
@@ -211,9 +219,10 @@ def test_8_source_daemon_killed_at_commit():
 
 
 def test_9_target_daemon_killed():
-    expect(killed_at("b", "target-begin-done") == "a", "it moved")
     expect(killed_at("b", "target-commit-done") == "b", "it was committed and did not start")
-    expect(killed_at("b", "target-moved-done") == "b", "it ran there and was taken back")
+    if ALL_MARKS:
+        expect(killed_at("b", "target-begin-done") == "a", "it moved")
+        expect(killed_at("b", "target-moved-done") == "b", "it ran there and was taken back")
 
 
 def test_z_no_warning_in_any_console():
@@ -231,12 +240,12 @@ def step(name, act):
     return 0
 
 
-def run_in_lab(module):
-    """The tests of the module that the command line asks for, in a lab of our own unless LAB_NAME names one; the exit status."""
+def run_in_lab(*modules):
+    """The tests of the modules that the command line asks for, in a lab of our own unless LAB_NAME names one; the exit status."""
     own = "LAB_NAME" not in os.environ
-    failed = step("up", lambda: lab("up")) if own else 0
+    failed = step("up", lambda: lab("up", "--hypervisor", HYPERVISOR)) if own else 0
     try:
-        failed = failed or step("prepare", prepare) or run_module(module, sys.argv[1:])
+        failed = failed or step("prepare", prepare) or sum(run_module(module, sys.argv[1:]) for module in modules)
     finally:
         if own:
             failed += step("down", lambda: lab("down"))

@@ -27,6 +27,10 @@ SMALL = "sim:name=web,memory=16M,set=2M,rate=4M"
 PATIENCE = 180.0
 
 
+# Ended from outside, a test still puts its processes, hosts and folders away.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 class Failure(AssertionError):
     pass
 
@@ -88,7 +92,7 @@ class Host:
     def environment(self, extra=None):
         env = {k: v for k, v in os.environ.items() if not k.startswith("PAGURUS_")}
         env.update(PAGURUS_CONFIG=str(self.config), PAGURUS_STATE=str(self.state),
-                   PAGURUS_CONTROL=str(self.control), LC_ALL="C.UTF-8")
+                   PAGURUS_CONTROL=str(self.control), PAGURUS_DISKS=str(self.rig.dir / "run"), LC_ALL="C.UTF-8")
         env.update(extra or {})
         return env
 
@@ -145,8 +149,11 @@ class Host:
 
     def settled(self):
         """All journals, once none is unfinished."""
-        wait_until(lambda: all(j["done"] for j in self.journals().values()),
-                   f"journals of {self.name} to be over")
+        try:
+            wait_until(lambda: all(j["done"] for j in self.journals().values()),
+                       f"journals of {self.name} to be over")
+        except Failure as failure:
+            raise Failure(f"{failure}; marks {[j['mark'] for j in self.journals().values()]}; the daemon's last words: {self.log()[-1200:]}") from failure
         return self.journals()
 
     def trust(self, other):

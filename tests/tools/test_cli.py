@@ -14,8 +14,10 @@ from rig import PATIENCE, ROOT, SMALL, TOOL, Rig, expect, wait_until
 
 VERBS = ("migrate", "save", "restore", "inspect", "status", "cancel", "recover", "daemon", "version")
 ACTIONS = ("init", "cert", "trust", "check", "list", "evacuate")
-DISK_ACTIONS = ("info", "map", "convert")
-COMMANDS = [(v,) for v in VERBS] + [("host", a) for a in ACTIONS] + [("disk", a) for a in DISK_ACTIONS]
+DISK_ACTIONS = ("info", "map", "create", "check", "resize", "convert", "export", "bitmap", "snapshot", "list", "revert", "commit", "delete", "mirror", "serve")
+BITMAP_ACTIONS = ("add", "list", "remove", "clear")
+COMMANDS = ([(v,) for v in VERBS] + [("host", a) for a in ACTIONS] + [("disk", a) for a in DISK_ACTIONS if a != "bitmap"]
+            + [("disk", "bitmap", a) for a in BITMAP_ACTIONS])
 
 
 def options_of(host, words):
@@ -30,6 +32,13 @@ def test_help_of_every_verb():
             expect(rig.a.run(verb, "--help").must(0).out.startswith("Usage: pagurus"), verb)
         for words in COMMANDS:
             expect("--help" in options_of(rig.a, words), f"{words}")
+
+
+def test_help_of_make():
+    r = subprocess.run(["make", "-s", "-C", str(ROOT), "help"], capture_output=True, text=True)
+    expect(r.returncode == 0 and not r.stderr, r.stderr)
+    for target in ("test", "demo", "bench-vmm", "lab", "vmm"):
+        expect(re.search(rf"^  {target} ", r.stdout, re.M), f"make help does not list {target}: {r.stdout}")
 
 
 def test_wrong_command_lines_exit_2():
@@ -177,6 +186,7 @@ def test_completion_knows_every_verb_and_option():
         expect(set((*VERBS, "host", "disk")) <= complete(rig, [], ""), "verbs")
         expect(complete(rig, ["host"], "") == set(ACTIONS), "actions")
         expect(complete(rig, ["disk"], "") == set(DISK_ACTIONS), "actions of disk")
+        expect(complete(rig, ["disk", "bitmap"], "") == set(BITMAP_ACTIONS), "actions of disk bitmap")
         expect(complete(rig, ["disk", "info", "--format"], "") == {"raw", "qcow2"}, "formats")
         for words in COMMANDS:
             expect(complete(rig, list(words), "--") == options_of(rig.a, words),

@@ -3,11 +3,12 @@
 
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
 
-from rig import Rig, expect, wait_until
+from rig import Rig, expect, free_port, wait_until
 
 MIB = 1 << 20
 
@@ -102,3 +103,71 @@ def test_refusals(rig):
     e = json.loads(rig.a.run("disk", "map", "--json", rig.dir / "none.qcow2").must(1).out)
     expect(e["type"] == "error" and "none.qcow2" in e["text"], str(e))
     rig.a.run("disk", "convert", rig.dir / "base.qcow2", rig.dir / "no" / "such").must(1)
+
+
+def serve(rig, *words):
+    """nbdkit with these words on a socket in the rig's folder; the address of its disk."""
+    name, ready = rig.dir / "nbd.sock", rig.dir / "nbd.pid"
+    rig.popen(["nbdkit", "-f", "--exit-with-parent", "-P", ready, "-U", name, *words])
+    wait_until(ready.exists, "nbdkit")
+    return f"nbd+unix:///?socket={name}"
+
+
+def with_nbdkit(test):
+    @with_qemu
+    def run(rig):
+        test(rig)
+
+    def or_not():
+        if not shutil.which("nbdkit"):
+            print(f"SKIP tools.disk.{test.__name__.removeprefix('test_')}: needs nbdkit")
+            return
+        run()
+    or_not.__name__ = test.__name__
+    return or_not
+
+
+@with_nbdkit
+def test_nbd(rig):
+    """A disk on a server is looked at, written over and copied back."""
+    uri = serve(rig, "memory", "12M")
+    qemu(rig.dir, "qemu-io", "-f", "raw", "-c", "write -P 7 0 12M", f"nbd+unix:///?socket={rig.dir}/nbd.sock")
+    r = rig.a.run("disk", "convert", rig.dir / "top.qcow2", uri).must(1)
+    expect("--overwrite" in r.err, r.err)
+    rig.a.run("disk", "convert", "--overwrite", rig.dir / "top.qcow2", uri).must(0)
+    o = json.loads(rig.a.run("disk", "info", "--json", uri).must(0).out)
+    expect((o["format"], o["size"], o["data_here"], o["zeros"]) == ("nbd", 12 * MIB, 5 * MIB, 7 * MIB), str(o))
+    lines = rig.a.run("disk", "map", "--json", uri).must(0).lines()
+    expect([(o["offset"], o["holds"]) for o in lines[-3:]] == [(3 * MIB, "data"), (3 * MIB + MIB // 2, "zeros"), (8 * MIB, "data")], str(lines))
+    rig.a.run("disk", "convert", uri, rig.dir / "back.raw").must(0)
+    os.truncate(rig.dir / "back.raw", 8 * MIB)
+    qemu(rig.dir, "qemu-img", "compare", "-f", "qcow2", "-F", "raw", "top.qcow2", "back.raw")
+    qemu(rig.dir, "qemu-img", "create", "-f", "raw", "large.raw", "13M")
+    expect("13631488" in rig.a.run("disk", "convert", "--overwrite", rig.dir / "large.raw", uri).must(1).err, "a target that is too small")
+    expect("cannot be reached" in rig.a.run("disk", "info", "nbd://127.0.0.1:1/").must(1).err, "no server")
+
+
+@with_nbdkit
+def test_nbd_tls(rig):
+    """With this host's key; the server's certificate has to be trusted, and to be that of the host in the address."""
+    for name in ("localhost", "stranger"):
+        folder = rig.dir / name
+        rig.a.run("host", "init", "--name", name, "--config", folder).must(0)
+        os.makedirs(folder / "tls")
+        for given, taken in (("cert.pem", "ca-cert.pem"), ("cert.pem", "server-cert.pem"), ("key.pem", "server-key.pem")):
+            shutil.copy(folder / given, folder / "tls" / taken)
+    port = free_port()
+    ready = rig.dir / "nbd.pid"
+    rig.popen(["nbdkit", "-f", "--exit-with-parent", "-P", ready, "-i", "127.0.0.1", "-p", str(port), "--tls=require",
+               f"--tls-certificates={rig.dir}/localhost/tls", "memory", "1M"], stderr=subprocess.DEVNULL)
+    wait_until(ready.exists, "nbdkit")
+    uri = f"nbds://localhost:{port}/"
+    expect("host init" in rig.a.run("disk", "info", uri, env={"PAGURUS_CONFIG": str(rig.dir / "none")}).must(1).err, "without an identity")
+    expect("host trust" in rig.a.run("disk", "info", uri).must(1).err, "without trust in anybody")
+    trusted = rig.a.config / "trusted"
+    shutil.copy(rig.dir / "stranger" / "cert.pem", trusted / "stranger.pem")
+    rig.a.run("disk", "info", uri).must(1)
+    shutil.copy(rig.dir / "localhost" / "cert.pem", trusted / "localhost.pem")
+    rig.a.run("disk", "info", uri).must(0)
+    rig.a.run("disk", "info", f"nbds://127.0.0.1:{port}/").must(1)
+    expect(not list(pathlib.Path("/tmp").glob("pagurus-nbd-??????")), "a folder with certificates is left")

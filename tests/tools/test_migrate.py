@@ -51,6 +51,56 @@ def test_moves_a_guest():
         moved(rig)
 
 
+def connected(devices_ns, announced_ns, devices, waiting):
+    return {"PAGURUS_SIM_CONNECTED": f"{devices_ns},{announced_ns},{devices},{waiting}"}
+
+
+def test_tells_when_the_guest_had_its_devices():
+    with Rig() as rig:
+        told = rig.a.run("migrate", SMALL, "b").must(0).out
+        expect("after it ran again" not in told, f"it has no devices: {told}")
+        rig.b.stop()
+        rig.b.start(env=connected(120_000_000, 140_000_000, 3, 0))
+        told = rig.a.run("migrate", SMALL, "b").must(0).out
+        expect("; its devices were connected 120 ms after it ran again, its first packet left after 140 ms." in told, told)
+        stop = rig.a.run("migrate", "--json", SMALL, "b").must(0).result()["stop"]
+        expect([stop[k] for k in ("devices_ns", "announced_ns", "devices", "devices_waiting")] == [120_000_000, 140_000_000, 3, 0], str(stop))
+        rig.b.stop()
+        rig.b.start(env=connected(8_000_000_000, 0, 3, 1))
+        result = rig.a.run("migrate", "--json", SMALL, "b").must(0).result()
+        expect(result["stop"]["devices_waiting"] == 1 and result["stop"]["devices_ns"] == 8_000_000_000, str(result))
+
+
+def waits_for_devices(rig):
+    """A move that is over at the source, but for the figures: they will not come."""
+    rig.b.stop()
+    rig.b.start(env=connected(1, 0, 3, 1))
+    p = rig.a.popen("migrate", SMALL, "b", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: [j["mark"] for j in rig.a.journals().values() if j["done"]] == ["moved"], "the guest to be gone from a")
+    return p
+
+
+def test_a_move_is_done_although_nobody_tells_of_the_devices():
+    for how in ("ctrl-c", "cancel", "source", "target"):
+        with Rig() as rig:
+            p = waits_for_devices(rig)
+            if how == "ctrl-c":
+                p.send_signal(signal.SIGINT)
+            elif how == "cancel":
+                r = rig.a.run("cancel", "web").must(1)
+                expect("handed over" in r.err, r.err)
+            elif how == "source":
+                rig.a.kill()
+            else:
+                rig.b.kill()
+            out, err = p.communicate(timeout=PATIENCE)
+            expect(p.returncode == 0 and "moved to b" in out and not err, f"{how}: exit status {p.returncode}: {out} {err}")
+            for host in (rig.a, rig.b):
+                if not host.answers():
+                    host.start()
+            expect(marks(rig.a) == ["moved"] and marks(rig.b) == ["moved"], f"{how}: {marks(rig.a)} {marks(rig.b)}")
+
+
 def test_moves_with_every_option():
     variants = (("--verify",), ("--channels", "4"), ("--compress", "zstd"), ("--compress", "none"),
                 ("--delta-cache", "0"), ("--downtime", "0"), ("--max-rounds", "2"),
@@ -99,7 +149,7 @@ def test_target_faults_leave_the_guest_at_the_source():
 def test_source_faults_leave_the_guest_at_the_source():
     with Rig() as rig:
         for fault in ("describe", "log-start", "log-clean", "read:3", "suspend", "suspend-timeout",
-                      "state"):
+                      "let-go", "state"):
             r = rig.a.run("migrate", "--suspend-timeout", "1s", f"{SMALL},fault={fault}", "b").must(1)
             expect(r.err.strip(), f"{fault}: no message")
             stayed(rig)

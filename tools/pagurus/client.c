@@ -33,7 +33,23 @@ int client_open(const char *control, int *fd, struct pgr_error *err)
 	return pgr_fail_errno(err, rc, "cannot connect to the daemon at %s", control);
 }
 
-int client_ask(const char *control, json_t *request, json_t **answer, struct pgr_error *err)
+/* Out of what has been read already; NULL: it is not there yet. */
+static json_t *find_answer(struct line_reader *reader, const char *type, bool *bad)
+{
+	json_t *message;
+
+	while ((message = line_next(reader, bad))) {
+		const char *is = message_text(message, "type");
+
+		if (!type || !strcmp(is, type) || !strcmp(is, "error"))
+			return message;
+		json_decref(message);
+	}
+	return NULL;
+}
+
+int client_ask_for(const char *control, json_t *request, const char *type, json_t **answer,
+		   struct pgr_error *err)
 {
 	struct line_reader reader = {.data = NULL};
 	bool bad = false;
@@ -49,7 +65,7 @@ int client_ask(const char *control, json_t *request, json_t **answer, struct pgr
 	while (!rc && !*answer && !bad) {
 		rc = line_fill(&reader, fd);
 		if (!rc)
-			*answer = line_next(&reader, &bad);
+			*answer = find_answer(&reader, type, &bad);
 		if (rc == -EINTR)
 			rc = 0;
 	}
@@ -64,4 +80,9 @@ int client_ask(const char *control, json_t *request, json_t **answer, struct pgr
 	json_decref(*answer);
 	*answer = NULL;
 	return rc;
+}
+
+int client_ask(const char *control, json_t *request, json_t **answer, struct pgr_error *err)
+{
+	return client_ask_for(control, request, NULL, answer, err);
 }

@@ -6,23 +6,19 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "common/text.h"
 #include "migrate/channel.h"
+#include "tools/pagurus/ready.h"
 #include "tools/pagurus/units.h"
 #include "tools/pagurus/verbs.h"
-
-#define LOG_BURST     10u
-#define LOG_REFILL_MS 1000u
 
 static void log_line(const char *fmt, va_list ap)
 {
@@ -43,27 +39,21 @@ void daemon_log(const char *fmt, ...)
 	va_end(ap);
 }
 
-static void refill_log(struct daemon *d, uint64_t now)
+static void refill_log(struct daemon *d)
 {
-	if (now < d->log_refill_ms)
-		return;
-	if (d->log_suppressed)
-		daemon_log("%u more lines about connections were left out", d->log_suppressed);
-	d->log_suppressed = 0;
-	d->log_tokens = LOG_BURST;
-	d->log_refill_ms = now + LOG_REFILL_MS;
+	unsigned suppressed = log_limit_refill(&d->log_limit);
+
+	if (suppressed)
+		daemon_log("%u more lines about connections were left out", suppressed);
 }
 
 void daemon_log_stranger(struct daemon *d, const char *fmt, ...)
 {
 	va_list ap;
 
-	refill_log(d, units_now_ms());
-	if (!d->log_tokens) {
-		d->log_suppressed++;
+	refill_log(d);
+	if (!log_limit_pass(&d->log_limit))
 		return;
-	}
-	d->log_tokens--;
 	va_start(ap, fmt);
 	log_line(fmt, ap);
 	va_end(ap);
@@ -126,8 +116,8 @@ static void turn(struct daemon *d)
 	uint64_t now = units_now_ms();
 	int n;
 
-	if (d->log_suppressed)
-		refill_log(d, now);
+	if (d->log_limit.suppressed)
+		refill_log(d);
 	daemon_accept_expire(d, now);
 	daemon_task_expire(d, now);
 	if (now >= d->next_scan_ms)
@@ -211,28 +201,6 @@ static int open_listeners(struct daemon *d, const char *listen, struct pgr_error
 	daemon_log("version %s listens on %s%sport %u", PAGURUS_VERSION, host, host[0] ? " " : "",
 		   port);
 	return 0;
-}
-
-/* Tell systemd, when it is there, that commands and hosts can connect now. */
-static void tell_ready(void)
-{
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un a;
-	socklen_t length;
-	int fd;
-
-	if (!path || !path[0] || paths_socket(path, &a, NULL))
-		return;
-	length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
-	if (a.sun_path[0] == '@')
-		a.sun_path[0] = 0; /* the abstract name space */
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return;
-	sendto(fd, "READY=1", 7, MSG_NOSIGNAL, (struct sockaddr *)&a, length);
-	close(fd);
-	/* The workers are not the service. */
-	unsetenv("NOTIFY_SOCKET");
 }
 
 static int open_all(struct daemon *d, const char *listen, struct pgr_error *err)
@@ -352,7 +320,7 @@ int verb_daemon(int argc, char **argv)
 		daemon_log("%s", err.text);
 		return EXIT_FAILED;
 	}
-	tell_ready();
+	ready_tell();
 	tell_parent(&d, ready);
 	while (!d.stopping || (daemon_task_any(&d) && units_now_ms() < d.stop_deadline_ms))
 		turn(&d);

@@ -17,6 +17,7 @@
 
 #include "protocol-spec/stream.h"
 #include "tools/pagurus/crowd.h"
+#include "tools/pagurus/log_limit.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/paths.h"
 
@@ -107,8 +108,7 @@ struct daemon {
 	struct task tasks[DAEMON_TASKS_MAX];
 	struct client clients[DAEMON_CLIENTS_MAX];
 	struct held held[DAEMON_HELD_MAX];
-	unsigned log_tokens, log_suppressed;
-	uint64_t log_refill_ms;
+	struct log_limit log_limit;
 	struct pollfd polls[DAEMON_WATCHES_MAX];
 	struct daemon_watch watches[DAEMON_WATCHES_MAX];
 	unsigned nr_watches;

@@ -186,7 +186,8 @@ static void cancel(struct daemon *d, struct client *c, const char *which)
 		send_text(d, c, "error", text);
 		return;
 	}
-	if (which[0] && (!strcmp(t->mark, "commit") || !strcmp(t->job, "recover"))) {
+	if (which[0] && (!strcmp(t->mark, "commit") || !strcmp(t->mark, "moved") ||
+			 !strcmp(t->job, "recover"))) {
 		snprintf(
 			text, sizeof(text),
 			"guest %.200s was handed over already; it cannot be cancelled any more, only found out where it runs",

@@ -331,8 +331,10 @@ void daemon_task_make_room(struct daemon *d)
 /* The command that waits gets an answer also when the worker could not give one. */
 static void answer_for_dead(struct daemon *d, struct task *t)
 {
-	bool committed = !strcmp(t->mark, "commit");
-	struct session_result res = {.outcome = committed ? SESSION_UNKNOWN : SESSION_STAYED};
+	bool committed = !strcmp(t->mark, "commit"), moved = !strcmp(t->mark, "moved");
+	struct session_result res = {.outcome = moved	    ? SESSION_MOVED
+						: committed ? SESSION_UNKNOWN
+							    : SESSION_STAYED};
 	json_t *result;
 	char text[512];
 
@@ -342,7 +344,7 @@ static void answer_for_dead(struct daemon *d, struct task *t)
 			? "the process that moved guest %.200s died after the guest was handed over; `pagurus status` shows when it is known where it runs"
 			: "the process that moved guest %.200s died; the guest is put back to run here",
 		t->guest);
-	result = report_result(&res, -EIO, text);
+	result = report_result(&res, moved ? 0 : -EIO, text);
 	daemon_client_send(d, t->client, result);
 	json_decref(result);
 }

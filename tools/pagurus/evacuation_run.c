@@ -20,6 +20,7 @@ struct move {
 	int fd; /* -1: free */
 	struct line_reader reader;
 	struct evacuee *g;
+	bool moved; /* the rest is figures */
 };
 
 struct run {
@@ -107,37 +108,23 @@ int evacuation_look(struct evacuation *e, struct pgr_error *err)
 /* Whether the host it is given to would take it: 0, or 1 with the reason in its text. -errno: the daemon does not answer. */
 static int would_take(struct evacuation *e, struct evacuee *g, struct pgr_error *err)
 {
-	struct line_reader reader = {.data = NULL};
-	bool bad = false, over = false;
-	json_t *message, *request;
-	int fd, rc, refused = 0;
+	const char *host = e->hosts[g->host].name;
+	struct pgr_error why = PGR_ERROR_NONE;
+	json_t *answer;
+	int refused = 1, rc;
 
-	rc = client_open(e->control, &fd, err);
-	if (rc)
+	rc = client_ask_for(e->control, move_request_json(&e->request, g->asked, host, true),
+			    "result", &answer, &why);
+	if (rc && rc != -EINVAL) {
+		*err = why;
 		return rc;
-	request = move_request_json(&e->request, g->asked, e->hosts[g->host].name, true);
-	rc = request ? line_write(fd, request) : -ENOMEM;
-	json_decref(request);
-	while (!rc && !over) {
-		rc = line_fill(&reader, fd);
-		while (!rc && !over && (message = line_next(&reader, &bad))) {
-			over = !strcmp(message_text(message, "type"), "result") ||
-			       !strcmp(message_text(message, "type"), "error");
-			refused = strcmp(message_text(message, "type"), "result") ||
-				  message_number(message, "exit");
-			if (over && refused)
-				snprintf(g->text, sizeof(g->text), "%.256s: %.300s",
-					 e->hosts[g->host].name, message_text(message, "text"));
-			json_decref(message);
-		}
-		if (rc == -EINTR)
-			rc = 0;
 	}
-	line_free(&reader);
-	close(fd);
-	if (rc)
-		return pgr_fail(err, rc, "the daemon did not say whether %s would take %s",
-				e->hosts[g->host].name, g->guest.name);
+	if (!rc)
+		refused = message_number(answer, "exit") != 0;
+	if (refused)
+		snprintf(g->text, sizeof(g->text), "%.256s: %.300s", host,
+			 rc ? why.text : message_text(answer, "text"));
+	json_decref(answer);
 	return refused;
 }
 
@@ -218,9 +205,13 @@ static void take_result(struct run *r, struct evacuee *g, const json_t *message)
 }
 
 /* True: the move is over. */
-static bool take_message(struct run *r, struct evacuee *g, const json_t *message)
+static bool take_message(struct run *r, struct move *m, const json_t *message)
 {
 	const char *type = message_text(message, "type");
+	struct evacuee *g = m->g;
+
+	if (!strcmp(type, "mark"))
+		m->moved = !strcmp(message_text(message, "mark"), "moved");
 
 	if (!strcmp(type, "result")) {
 		take_result(r, g, message);
@@ -310,12 +301,15 @@ static void listen_to(struct run *r, struct move *m)
 
 	while (!rc && !over && ((message = line_next(&m->reader, &bad)) || bad)) {
 		if (message)
-			over = take_message(r, g, message);
+			over = take_message(r, m, message);
 		json_decref(message);
 	}
 	if (!over && rc && rc != -EINTR && rc != -EAGAIN) {
-		settle(r->e, g, EVACUEE_UNKNOWN,
-		       "the daemon ended while it moved the guest; when it runs again it puts things right");
+		if (m->moved)
+			settle(r->e, g, EVACUEE_MOVED, NULL);
+		else
+			settle(r->e, g, EVACUEE_UNKNOWN,
+			       "the daemon ended while it moved the guest; when it runs again it puts things right");
 		end_waiting(r, "the daemon ended before its turn came");
 		over = true;
 	}

@@ -1,24 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/text.h"
 #include "tools/pagurus/evacuation.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/units.h"
+#include "tools/pagurus/view.h"
 
 #define PLAIN_MS    2000u
 #define TERMINAL_MS 200u
 #define LINE_LENGTH 1000
-
-static bool on_terminal(const struct evacuation *e)
-{
-	const char *term = getenv("TERM");
-
-	return !e->json && isatty(STDOUT_FILENO) && term && strcmp(term, "dumb");
-}
 
 static void erase(struct evacuation *e)
 {
@@ -145,7 +137,7 @@ static void describe_progress(const struct evacuation *e, char line[LINE_LENGTH]
 void evacuation_show_progress(struct evacuation *e)
 {
 	char line[LINE_LENGTH], plain[2 * LINE_LENGTH];
-	bool terminal = on_terminal(e);
+	bool terminal = view_terminal(e->json);
 	uint64_t now = units_now_ms();
 
 	/* Programs get what the sessions say, as it comes. */
@@ -159,7 +151,7 @@ void evacuation_show_progress(struct evacuation *e)
 	}
 	erase(e);
 	text_plain(plain, sizeof(plain), line, strlen(line));
-	printf("%.78s", plain);
+	printf("%.*s", (int)view_columns() - 1, plain);
 	fflush(stdout);
 	e->drawn = true;
 }

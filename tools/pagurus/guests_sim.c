@@ -2,6 +2,7 @@
 #include "tools/pagurus/guests_sim.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -160,16 +161,29 @@ int guests_sim_source(const char *text, struct guest_source **out, struct pgr_er
 	return rc;
 }
 
+static int set_connected(struct guest_sim_sink_options *o, struct pgr_error *err)
+{
+	const char *text = getenv("PAGURUS_SIM_CONNECTED");
+	struct pgr_connected *c = &o->connected;
+
+	if (text && sscanf(text, "%" SCNu64 ",%" SCNu64 ",%" SCNu32 ",%" SCNu32, &c->devices_ns,
+			   &c->announced_ns, &c->devices, &c->waiting) != 4)
+		return pgr_fail(err, -EINVAL, "PAGURUS_SIM_CONNECTED=%s is not four numbers", text);
+	o->never_connected = c->waiting > 0;
+	return 0;
+}
+
 int guests_sim_sink(bool paused, struct guest_sink **out, struct pgr_error *err)
 {
 	const char *wanted = getenv("PAGURUS_SIM_FAULTS");
 	struct guest_sim_sink_options o = {.start_paused = paused};
 	struct sim_request r = {.nr_faults = 0};
 	char *copy = strdup(wanted ? wanted : ""), *save = NULL, *part;
-	int rc = 0;
+	int rc;
 
 	if (!copy)
 		return pgr_fail(err, -ENOMEM, "no memory");
+	rc = set_connected(&o, err);
 	for (part = strtok_r(copy, ",", &save); part && !rc; part = strtok_r(NULL, ",", &save))
 		rc = add_fault(&r, part, err);
 	if (!rc)

@@ -15,7 +15,10 @@
  */
 int guests_sim_source(const char *text, struct guest_source **out, struct pgr_error *err);
 
-/* faults from the environment PAGURUS_SIM_FAULTS ("map:3,start"), for tests of a target. */
+/*
+ * For tests of a target: faults from the environment PAGURUS_SIM_FAULTS ("map:3,start"), and what connected() tells from
+ * PAGURUS_SIM_CONNECTED ("devices_ns,announced_ns,devices,waiting"; with devices waiting there is always more to wait for).
+ */
 int guests_sim_sink(bool paused, struct guest_sink **out, struct pgr_error *err);
 
 /* Let it run for run_ms, then check every page. */

@@ -12,6 +12,8 @@
 
 #include "migrate/guest_xen.h"
 #include "migrate/xen_console_log.h"
+#include "migrate/xen_disks.h"
+#include "migrate/xen_quiet.h"
 #include "migrate/xen_start.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/units.h"
@@ -108,6 +110,8 @@ static int resume_found(struct found *f, struct pgr_error *err)
 {
 	int rc = 0;
 
+	xen_quiet_end(f->domid);
+	xen_disks_use(f->domid);
 	if (f->suspended)
 		rc = libxl_said(err, libxl_domain_resume(f->ctx, f->domid, 1, NULL), "resume", f);
 	put_aids_away(f->domid);

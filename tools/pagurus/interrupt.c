@@ -26,3 +26,8 @@ const atomic_bool *interrupt_catch(void)
 	signal(SIGXFSZ, SIG_IGN);
 	return &interrupted;
 }
+
+void interrupt_forget(void)
+{
+	atomic_store(&interrupted, false);
+}

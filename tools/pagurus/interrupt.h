@@ -7,5 +7,7 @@
 
 /* Catch them from now on; the flag becomes true with the first. SIGPIPE is ignored. */
 const atomic_bool *interrupt_catch(void);
+/* What the signals so far asked for is under way: the flag is false again, until the next one. */
+void interrupt_forget(void);
 
 #endif

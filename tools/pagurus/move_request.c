@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "tools/pagurus/move_request.h"
 
-#include <string.h>
-
+#include "migrate/encode.h"
 #include "tools/pagurus/message.h"
 
 bool move_request_check(const struct move_request *r, const struct usage *u, int *status)
 {
-	if (!strcmp(r->compress, "lz4") || !strcmp(r->compress, "zstd") ||
-	    !strcmp(r->compress, "none"))
+	enum encode_method method;
+
+	if (encode_method_parse(r->compress, &method))
 		return true;
 	*status = options_complain(u, "--compress %s: lz4, zstd or none", r->compress);
 	return false;

@@ -144,3 +144,22 @@ bool options_parse(const struct usage *u, int argc, char **argv, int *count, int
 	*count = n;
 	return true;
 }
+
+static int list_actions(const struct option_action *actions, unsigned nr, const char *verb,
+			FILE *to, int status)
+{
+	fprintf(to, "Usage: pagurus %s ACTION [OPTIONS] ...\n\n", verb);
+	for (unsigned i = 0; i < nr; i++)
+		fprintf(to, "  %-8s %s\n", actions[i].name, actions[i].about);
+	return status;
+}
+
+int options_run_action(const struct option_action *actions, unsigned nr, int argc, char **argv)
+{
+	if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")))
+		return list_actions(actions, nr, argv[0], stdout, EXIT_OK);
+	for (unsigned i = 0; argc >= 2 && i < nr; i++)
+		if (!strcmp(argv[1], actions[i].name))
+			return actions[i].run(argc - 1, argv + 1);
+	return list_actions(actions, nr, argv[0], stderr, EXIT_USAGE);
+}

@@ -39,6 +39,16 @@ struct usage {
  */
 bool options_parse(const struct usage *u, int argc, char **argv, int *count, int *status);
 
+/* What comes after a verb that has several: `pagurus host ACTION`. */
+struct option_action {
+	const char *name;
+	int (*run)(int argc, char **argv); /* argv[0] is its name; the exit status */
+	const char *about;
+};
+
+/* Run the one that argv[1] names, argv[0] being the verb's own; else their list: asked for by --help, or with EXIT_USAGE. */
+int options_run_action(const struct option_action *actions, unsigned nr, int argc, char **argv);
+
 /* "pagurus: " TEXT and where to look, on standard error. Returns EXIT_USAGE. */
 int options_complain(const struct usage *u, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));

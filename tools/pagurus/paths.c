@@ -23,6 +23,7 @@ void paths_init(struct paths *p)
 	p->config = from_environment("PAGURUS_CONFIG", "/etc/pagurus");
 	p->state = from_environment("PAGURUS_STATE", "/var/lib/pagurus");
 	p->control = from_environment("PAGURUS_CONTROL", "/run/pagurus/control.sock");
+	p->disks = from_environment("PAGURUS_DISKS", "/run/pagurus/disks");
 }
 
 int paths_socket(const char *path, struct sockaddr_un *out, struct pgr_error *err)

@@ -19,9 +19,10 @@ struct paths {
 	const char *config;  /* key, certificates, known hosts */
 	const char *state;   /* journals */
 	const char *control; /* the daemon's socket */
+	const char *disks;   /* folder of the sockets of disks' servers */
 };
 
-/* The defaults, or what PAGURUS_CONFIG, PAGURUS_STATE and PAGURUS_CONTROL in the environment say. */
+/* The defaults, or what PAGURUS_CONFIG, PAGURUS_STATE, PAGURUS_CONTROL and PAGURUS_DISKS in the environment say. */
 void paths_init(struct paths *p);
 
 /* Rows for a verb's option table. */

@@ -57,17 +57,22 @@ static json_t *result_details(const struct session_result *r)
 	char digest[UNITS_TEXT];
 
 	snprintf(digest, sizeof(digest), "%016llx", (unsigned long long)r->digest);
-	return json_pack("{so so so so ss so sb so so so so so s{so so so so so so so}}", "rounds",
-			 number(r->rounds), "elapsed_ns", number(r->elapsed_ns), "bytes",
-			 number(r->bytes), "memory_bytes", number(r->memory_bytes), "digest",
-			 digest, "digest_pages", number(r->digest_pages), "verified", r->verified,
-			 "reconnects", number(r->reconnects), "encode", encode_stats(&r->encode),
-			 "peak_buffers", number(r->peak_buffers), "predicted_downtime_ns",
-			 number(r->last.predicted_downtime_ns), "reason",
-			 message_string(r->last.reason), "stop", "total_ns", number(r->stop.total),
-			 "suspend_ns", number(r->stop.suspend), "pages_ns", number(r->stop.pages),
-			 "state_ns", number(r->stop.state), "verify_ns", number(r->stop.verify),
-			 "build_ns", number(r->stop.build), "start_ns", number(r->stop.start));
+	return json_pack(
+		"{so so so so ss so sb so so so so so s{so so so so so so so so so so so so}}",
+		"rounds", number(r->rounds), "elapsed_ns", number(r->elapsed_ns), "bytes",
+		number(r->bytes), "memory_bytes", number(r->memory_bytes), "digest", digest,
+		"digest_pages", number(r->digest_pages), "verified", r->verified, "reconnects",
+		number(r->reconnects), "encode", encode_stats(&r->encode), "peak_buffers",
+		number(r->peak_buffers), "predicted_downtime_ns",
+		number(r->last.predicted_downtime_ns), "reason", message_string(r->last.reason),
+		"stop", "total_ns", number(r->stop.total), "suspend_ns", number(r->stop.suspend),
+		"disks_ns", number(r->stop.disks), "pages_ns", number(r->stop.pages), "state_ns",
+		number(r->stop.state), "verify_ns", number(r->stop.verify), "build_ns",
+		number(r->stop.build), "start_ns", number(r->stop.start), "devices_ns",
+		number(r->stop.connected.devices_ns), "announced_ns",
+		number(r->stop.connected.announced_ns), "devices",
+		number(r->stop.connected.devices), "devices_waiting",
+		number(r->stop.connected.waiting));
 }
 
 json_t *report_result(const struct session_result *res, int code, const char *text)

@@ -116,6 +116,12 @@ static int any_start(struct guest_sink *s, struct pgr_error *err)
 	return of(s)->real->ops->start(of(s)->real, err);
 }
 
+static int any_connected(struct guest_sink *s, unsigned timeout_ms, struct pgr_connected *out,
+			 struct pgr_error *err)
+{
+	return of(s)->real->ops->connected(of(s)->real, timeout_ms, out, err);
+}
+
 static int any_destroy(struct guest_sink *s, struct pgr_error *err)
 {
 	struct guest_sink *real = of(s)->real;
@@ -143,6 +149,7 @@ static const struct guest_sink_ops any_ops = {
 	.state = any_state,
 	.finish = any_finish,
 	.start = any_start,
+	.connected = any_connected,
 	.destroy = any_destroy,
 	.close = any_close,
 };

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* `pagurus disk info|map|convert`: disks without a guest. verb_disk_convert.c has the last. */
+/* `pagurus disk`: disks without a guest. info and map are here, the rest is in verb_disk_*.c. */
 #include "tools/pagurus/verb_disk.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "common/file.h"
+#include "tools/pagurus/message.h"
 #include "tools/pagurus/options.h"
+#include "tools/pagurus/paths.h"
 #include "tools/pagurus/units.h"
 #include "tools/pagurus/verbs.h"
 
@@ -25,27 +28,84 @@ int disk_fail(const struct pgr_error *err, bool json)
 					  "text", err->text));
 	else
 		fprintf(stderr, "pagurus: %s\n", err->text);
-	return EXIT_FAILED;
+	return err->code == -ECANCELED ? EXIT_CANCELLED : EXIT_FAILED;
 }
 
-int disk_open_to_read(const char *path, const char *format, bool unlocked, struct loop **l,
-		      struct block **b, struct pgr_error *err)
+int disk_sync_folder(const char *path, struct pgr_error *err)
 {
-	const struct block_options o = {.read_only = true, .unlocked = unlocked};
+	int ret = file_sync_folder_of(path);
+
+	return ret ? pgr_fail_errno(err, ret, "the folder of %s cannot be made durable", path) : 0;
+}
+
+static int open_with(struct block_options o, const char *path, const char *format, struct loop **l,
+		     struct block **b, struct pgr_error *err)
+{
+	struct paths paths;
 	int ret = loop_create(l, err);
 
 	if (ret)
 		return ret;
+	paths_init(&paths);
+	o.identity = paths.config;
 	ret = disk_open(*l, path, format, &o, b, err);
 	if (ret)
 		loop_free(*l);
 	return ret;
 }
 
+int disk_open_to_read(const char *path, const char *format, bool unlocked, struct loop **l,
+		      struct block **b, struct pgr_error *err)
+{
+	const struct block_options o = {.read_only = true, .unlocked = unlocked};
+
+	return open_with(o, path, format, l, b, err);
+}
+
+int disk_open_to_write(const char *path, const char *format, struct loop **l, struct block **b,
+		       struct pgr_error *err)
+{
+	return open_with((struct block_options){.read_only = false}, path, format, l, b, err);
+}
+
 void disk_done(struct loop *l, struct block *b)
 {
 	block_close(b, NULL);
 	loop_free(l);
+}
+
+/* What info and map begin with: they have the same options, and one disk. */
+struct look {
+	const char *format;
+	bool json;
+	struct loop *loop;
+	struct block *disk;
+	bool (*served)(const char *path, bool json); /* NULL, or it is all done when this is true */
+};
+
+/* True: it is open. False: *status is the exit status. */
+static bool look_at(struct look *k, const char *synopsis, const char *about, bool unlocked,
+		    int argc, char **argv, int *status)
+{
+	const struct option_spec options[] = {
+		DISK_OPTION_FORMAT(&k->format),
+		DISK_OPTION_JSON(&k->json),
+		{NULL, OPTION_FLAG, NULL, NULL, NULL, 0, 0},
+	};
+	const struct usage usage = {synopsis, about, options, 1, 1};
+	struct pgr_error err = PGR_ERROR_NONE;
+	int count;
+
+	if (!options_parse(&usage, argc, argv, &count, status))
+		return false;
+	if (k->served && !k->format && k->served(argv[0], k->json)) {
+		*status = EXIT_OK;
+		return false;
+	}
+	if (!disk_open_to_read(argv[0], k->format, unlocked, &k->loop, &k->disk, &err))
+		return true;
+	*status = disk_fail(&err, k->json);
+	return false;
 }
 
 /* ---- map ---- */
@@ -112,29 +172,18 @@ static void map_extent(void *ctx, uint64_t at, const struct block_extent *e)
 
 int disk_map(int argc, char **argv)
 {
-	const char *format = NULL;
-	bool json = false;
-	const struct option_spec options[] = {
-		DISK_OPTION_FORMAT(&format),
-		DISK_OPTION_JSON(&json),
-		{NULL, OPTION_FLAG, NULL, NULL, NULL, 0, 0},
-	};
-	const struct usage usage = {
-		"pagurus disk map [OPTIONS] DISK",
-		"Which parts of a disk hold data: offset, length, what is there, and whether this file or one below it says so.",
-		options, 1, 1};
 	struct pgr_error err = PGR_ERROR_NONE;
-	struct loop *l;
-	struct block *b;
-	int count, status, ret;
+	struct look k = {.format = NULL};
+	int status, ret;
 
-	if (!options_parse(&usage, argc, argv, &count, &status))
+	if (!look_at(
+		    &k, "pagurus disk map [OPTIONS] DISK",
+		    "Which parts of a disk hold data: offset, length, what is there, and whether this file or one below it says so.",
+		    false, argc, argv, &status))
 		return status;
-	if (disk_open_to_read(argv[0], format, false, &l, &b, &err))
-		return disk_fail(&err, json);
-	ret = each_extent(b, map_extent, &json, &err);
-	disk_done(l, b);
-	return ret ? disk_fail(&err, json) : EXIT_OK;
+	ret = each_extent(k.disk, map_extent, &k.json, &err);
+	disk_done(k.loop, k.disk);
+	return ret ? disk_fail(&err, k.json) : EXIT_OK;
 }
 
 /* ---- info ---- */
@@ -156,12 +205,17 @@ static void add_extent(void *ctx, uint64_t at, const struct block_extent *e)
 		s->below += e->length;
 }
 
+static const char *format_of(const struct block_info *i)
+{
+	return !strcmp(i->driver, "file") ? "raw" : i->driver;
+}
+
 static void show_info(const struct block_info *i, const struct sums *s)
 {
 	char size[UNITS_TEXT], here[UNITS_TEXT], below[UNITS_TEXT];
 
 	printf("disk      %s\n", i->name);
-	printf("format    %s\n", !strcmp(i->driver, "file") ? "raw" : i->driver);
+	printf("format    %s\n", format_of(i));
 	printf("size      %s (%llu bytes, blocks of %u)\n", units_show_size(i->size, size),
 	       (unsigned long long)i->size, i->block_size);
 	printf("data      %s here, %s below\n", units_show_size(s->here, here),
@@ -170,72 +224,78 @@ static void show_info(const struct block_info *i, const struct sums *s)
 		printf("note      %s\n", i->note);
 }
 
+static void print_info(const struct block_info *i, const struct sums *s)
+{
+	disk_print_json(json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:s}", "type", "disk", "path",
+				  i->name, "format", format_of(i), "size", (json_int_t)i->size,
+				  "block_size", (json_int_t)i->block_size, "data_here",
+				  (json_int_t)s->here, "data_below", (json_int_t)s->below, "zeros",
+				  (json_int_t)s->zeros, "note", i->note));
+}
+
+/* What the server says that has it open. False: there is none, or it does not say. */
+static bool info_served(const char *path, bool json)
+{
+	struct pgr_error err = PGR_ERROR_NONE;
+	json_t *o = NULL;
+	bool is = disk_ask_server("info", path, &o, &err) > 0;
+
+	if (is) {
+		const struct sums s = {.here = message_number(o, "here"),
+				       .below = message_number(o, "below"),
+				       .zeros = message_number(o, "zeros")};
+		struct block_info i = {.driver = message_text(o, "driver"),
+				       .size = message_number(o, "size"),
+				       .block_size = (uint32_t)message_number(o, "block_size"),
+				       .note = "in use"};
+
+		snprintf(i.name, sizeof(i.name), "%s", path);
+		(json ? print_info : show_info)(&i, &s);
+	}
+	json_decref(o);
+	return is;
+}
+
 int disk_info(int argc, char **argv)
 {
-	const char *format = NULL;
-	bool json = false;
-	const struct option_spec options[] = {
-		DISK_OPTION_FORMAT(&format),
-		DISK_OPTION_JSON(&json),
-		{NULL, OPTION_FLAG, NULL, NULL, NULL, 0, 0},
-	};
-	const struct usage usage = {
-		"pagurus disk info [OPTIONS] DISK",
-		"What a disk is, and how much of it holds data. Also of one in use.", options, 1,
-		1};
 	struct pgr_error err = PGR_ERROR_NONE;
-	const struct block_info *i;
+	struct look k = {.format = NULL, .served = info_served};
 	struct sums s = {0};
-	struct loop *l;
-	struct block *b;
-	int count, status, ret;
+	int status, ret;
 
-	if (!options_parse(&usage, argc, argv, &count, &status))
+	if (!look_at(&k, "pagurus disk info [OPTIONS] DISK",
+		     "What a disk is, and how much of it holds data. Also of one in use.", true,
+		     argc, argv, &status))
 		return status;
-	if (disk_open_to_read(argv[0], format, true, &l, &b, &err))
-		return disk_fail(&err, json);
-	ret = each_extent(b, add_extent, &s, &err);
-	i = block_info(b);
-	if (!ret && json)
-		disk_print_json(json_pack(
-			"{s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:s}", "type", "disk", "path", i->name,
-			"format", !strcmp(i->driver, "file") ? "raw" : i->driver, "size",
-			(json_int_t)i->size, "block_size", (json_int_t)i->block_size, "data_here",
-			(json_int_t)s.here, "data_below", (json_int_t)s.below, "zeros",
-			(json_int_t)s.zeros, "note", i->note));
-	else if (!ret)
-		show_info(i, &s);
-	disk_done(l, b);
-	return ret ? disk_fail(&err, json) : EXIT_OK;
+	ret = each_extent(k.disk, add_extent, &s, &err);
+	if (!ret)
+		(k.json ? print_info : show_info)(block_info(k.disk), &s);
+	disk_done(k.loop, k.disk);
+	return ret ? disk_fail(&err, k.json) : EXIT_OK;
 }
 
 /* ---- the verb ---- */
 
-static const struct {
-	const char *name;
-	int (*run)(int argc, char **argv);
-	const char *about;
-} actions[] = {
-	{"info", disk_info, "what a disk is"},
-	{"map", disk_map, "which parts of it hold data"},
-	{"convert", disk_convert, "copy it into a raw file"},
-};
-#define NR_ACTIONS (sizeof(actions) / sizeof(actions[0]))
-
-static int disk_help(FILE *to, int status)
-{
-	fputs("Usage: pagurus disk ACTION [OPTIONS] ...\n\n", to);
-	for (unsigned i = 0; i < NR_ACTIONS; i++)
-		fprintf(to, "  %-8s %s\n", actions[i].name, actions[i].about);
-	return status;
-}
-
 int verb_disk(int argc, char **argv)
 {
-	if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")))
-		return disk_help(stdout, EXIT_OK);
-	for (unsigned i = 0; argc >= 2 && i < NR_ACTIONS; i++)
-		if (!strcmp(argv[1], actions[i].name))
-			return actions[i].run(argc - 1, argv + 1);
-	return disk_help(stderr, EXIT_USAGE);
+	static const struct option_action actions[] = {
+		{"info", disk_info, "what a disk is"},
+		{"map", disk_map, "which parts of it hold data"},
+		{"create", disk_create, "make a new one"},
+		{"check", disk_check, "whether a qcow2 image is sound"},
+		{"resize", disk_resize, "give it another size"},
+		{"convert", disk_convert, "copy it, with everything below it, into another one"},
+		{"export", disk_export,
+		 "a copy of it as it is now, or was at a snapshot, also in use"},
+		{"bitmap", disk_bitmap, "what was written since, for incremental backups"},
+		{"snapshot", disk_snapshot, "keep what it holds now"},
+		{"list", disk_list, "its snapshots and other layers"},
+		{"revert", disk_revert, "make it what it was at a snapshot"},
+		{"commit", disk_commit, "merge its own layer into the one below"},
+		{"delete", disk_delete, "remove a snapshot"},
+		{"mirror", disk_mirror, "make another disk the same"},
+		{"serve", disk_serve, "offer it to others over NBD"},
+	};
+
+	return options_run_action(actions, sizeof(actions) / sizeof(actions[0]), argc, argv);
 }

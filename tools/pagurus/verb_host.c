@@ -233,34 +233,16 @@ static int host_list(int argc, char **argv)
 								 : EXIT_OK;
 }
 
-static const struct {
-	const char *name;
-	int (*run)(int argc, char **argv);
-	const char *about;
-} actions[] = {
-	{"init", host_init, "make this host's key and certificate"},
-	{"cert", host_cert, "print this host's certificate"},
-	{"trust", host_trust, "exchange certificates with a host"},
-	{"check", host_check, "ask a host whether it is ready"},
-	{"list", host_list, "the hosts that are trusted"},
-	{"evacuate", host_evacuate, "move every guest off this host"},
-};
-#define NR_ACTIONS (sizeof(actions) / sizeof(actions[0]))
-
-static int host_help(FILE *to, int status)
-{
-	fputs("Usage: pagurus host ACTION [OPTIONS] ...\n\n", to);
-	for (unsigned i = 0; i < NR_ACTIONS; i++)
-		fprintf(to, "  %-8s %s\n", actions[i].name, actions[i].about);
-	return status;
-}
-
 int verb_host(int argc, char **argv)
 {
-	if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")))
-		return host_help(stdout, EXIT_OK);
-	for (unsigned i = 0; argc >= 2 && i < NR_ACTIONS; i++)
-		if (!strcmp(argv[1], actions[i].name))
-			return actions[i].run(argc - 1, argv + 1);
-	return host_help(stderr, EXIT_USAGE);
+	static const struct option_action actions[] = {
+		{"init", host_init, "make this host's key and certificate"},
+		{"cert", host_cert, "print this host's certificate"},
+		{"trust", host_trust, "exchange certificates with a host"},
+		{"check", host_check, "ask a host whether it is ready"},
+		{"list", host_list, "the hosts that are trusted"},
+		{"evacuate", host_evacuate, "move every guest off this host"},
+	};
+
+	return options_run_action(actions, sizeof(actions) / sizeof(actions[0]), argc, argv);
 }

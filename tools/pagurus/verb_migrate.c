@@ -31,15 +31,16 @@ struct conversation {
 	const struct migrate_options *o;
 	struct view view;
 	char session[64];
-	bool cancelled;
-	int status; /* -1: not over */
+	bool cancelled, moved; /* moved: the rest is figures */
+	int status;	       /* -1: not over */
 };
 
 /* An end that the daemon did not report as a result. */
 static void end_with(struct conversation *c, enum pgr_exit status, int code, const char *text)
 {
-	struct session_result res = {.outcome = status == EXIT_UNKNOWN ? SESSION_UNKNOWN
-								       : SESSION_STAYED};
+	struct session_result res = {.outcome = status == EXIT_OK	 ? SESSION_MOVED
+						: status == EXIT_UNKNOWN ? SESSION_UNKNOWN
+									 : SESSION_STAYED};
 	json_t *result = report_result(&res, code, text);
 
 	view_show(&c->view, result);
@@ -71,6 +72,8 @@ static void take(struct conversation *c, const json_t *message)
 	if (!strcmp(type, "accepted"))
 		snprintf(c->session, sizeof(c->session), "%s", message_text(message, "session"));
 	view_show(&c->view, message);
+	if (!strcmp(type, "mark") && !strcmp(message_text(message, "mark"), "moved"))
+		c->moved = true;
 	if (!strcmp(type, "result"))
 		c->status = (int)message_number(message, "exit");
 	if (c->o->detach && is_under_way(message) && c->status < 0) {
@@ -122,7 +125,9 @@ static void listen_to_both(struct conversation *c)
 				take(c, message);
 			json_decref(message);
 		}
-		if (rc && rc != -EINTR && c->status < 0)
+		if (rc && rc != -EINTR && c->status < 0 && c->moved)
+			end_with(c, EXIT_OK, 0, "");
+		else if (rc && rc != -EINTR && c->status < 0)
 			end_with(
 				c, EXIT_UNKNOWN, -EIO,
 				"the daemon ended while it moved the guest; when it runs again it puts things right, and `pagurus status` shows how");

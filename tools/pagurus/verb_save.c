@@ -16,6 +16,7 @@
 struct save {
 	struct paths paths;
 	const char *compress;
+	enum encode_method method;
 	uint64_t bandwidth, downtime_ms, max_rounds;
 	bool overwrite, keep, live, json;
 	const char *guest_name;
@@ -65,13 +66,6 @@ static int open_guest(struct save *s, struct pgr_error *err)
 	return rc;
 }
 
-static enum encode_method method_of(const char *name)
-{
-	return !strcmp(name, "zstd")   ? ENCODE_ZSTD
-	       : !strcmp(name, "none") ? ENCODE_NONE
-				       : ENCODE_LZ4;
-}
-
 /* The file's final name is the point of no return: recover.c decides by it. */
 static int finish(struct save *s, struct pgr_error *err)
 {
@@ -111,7 +105,7 @@ static int run(struct save *s, const char *path, struct pgr_error *err)
 	if (rc)
 		return rc;
 	memcpy(p.session, s->session.journal.session, sizeof(p.session));
-	p.encode.method = method_of(s->compress);
+	p.encode.method = s->method;
 	p.policy.min_speed = 100;
 	p.policy.downtime_ns = s->downtime_ms * 1000000;
 	p.policy.max_rounds = (unsigned)s->max_rounds;
@@ -165,7 +159,7 @@ int verb_save(int argc, char **argv)
 	paths_init(&s.paths);
 	if (!options_parse(&usage, argc, argv, &count, &status))
 		return status;
-	if (strcmp(s.compress, "lz4") && strcmp(s.compress, "zstd") && strcmp(s.compress, "none"))
+	if (!encode_method_parse(s.compress, &s.method))
 		return options_complain(&usage, "--compress %s: lz4, zstd or none", s.compress);
 	s.keep |= s.live;
 	s.guest_name = argv[0];

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "tools/pagurus/client.h"
+#include "tools/pagurus/disk_server.h"
 #include "tools/pagurus/interrupt.h"
 #include "tools/pagurus/journal.h"
 #include "tools/pagurus/message.h"
@@ -55,10 +56,16 @@ static void bad_journal(void *ctx, const char *text)
 	fprintf(stderr, "pagurus: %s\n", text);
 }
 
-/* What the daemon says plus what the journals say. */
+static void add_disk(void *ctx, const json_t *disk)
+{
+	if (!strcmp(message_text(disk, "type"), "disk"))
+		json_array_append_new(ctx, json_deep_copy(disk));
+}
+
+/* What the daemon says plus what the journals and the servers of disks say. */
 static json_t *collect(struct status *s, struct pgr_error *err)
 {
-	json_t *answer = NULL, *sessions, *one;
+	json_t *answer = NULL, *sessions, *one, *disks = json_array();
 	size_t i;
 
 	client_ask(s->paths.control, json_pack("{ss}", "request", "status"), &answer, err);
@@ -75,6 +82,8 @@ static json_t *collect(struct status *s, struct pgr_error *err)
 			json_array_remove(s->journals, i);
 	}
 	json_object_set_new(answer, "journals", s->journals);
+	disk_servers_each(s->paths.disks, json_pack("{ss}", "request", "status"), add_disk, disks);
+	json_object_set_new(answer, "disks", disks);
 	return answer;
 }
 
@@ -109,6 +118,26 @@ static void show_journal(const json_t *one)
 	       message_text(one, "file"), message_text(one, "mark"), state);
 }
 
+static void show_disk(const json_t *one)
+{
+	char read[UNITS_TEXT], written[UNITS_TEXT], whose[32] = "";
+
+	if (message_number(one, "domain"))
+		snprintf(whose, sizeof(whose), "guest %llu ", message_number(one, "domain"));
+	printf("%s%s  %s, %llu layer%s: %llu reads (%s), %llu writes (%s), %llu flushes", whose,
+	       message_text(one, "name"), message_text(one, "path"), message_number(one, "layers"),
+	       message_number(one, "layers") == 1 ? "" : "s", message_number(one, "reads"),
+	       units_show_size(message_number(one, "read_bytes"), read),
+	       message_number(one, "writes"),
+	       units_show_size(message_number(one, "written_bytes"), written),
+	       message_number(one, "flushes"));
+	if (message_number(one, "errors"))
+		printf(", %llu errors", message_number(one, "errors"));
+	if (message_number(one, "restarts"))
+		printf(", %llu restarts", message_number(one, "restarts"));
+	putchar('\n');
+}
+
 static int show(struct status *s)
 {
 	struct pgr_error err = PGR_ERROR_NONE;
@@ -122,6 +151,7 @@ static int show(struct status *s)
 	} else {
 		json_array_foreach(sessions, i, one) show_session(one);
 		json_array_foreach(s->journals, i, one) show_journal(one);
+		json_array_foreach(json_object_get(answer, "disks"), i, one) show_disk(one);
 		if (!json_array_size(sessions) && !json_array_size(s->journals))
 			puts("No session is at work.");
 	}
@@ -146,7 +176,8 @@ int verb_status(int argc, char **argv)
 	};
 	const struct usage usage = {
 		"pagurus status [OPTIONS]",
-		"Sessions at work on this host, and those that wait for something.", options, 0, 0};
+		"Sessions at work on this host, those that wait for something, and disks that are served.",
+		options, 0, 0};
 	const struct timespec second = {.tv_sec = 1};
 	const atomic_bool *stop;
 	int count, status;

@@ -14,6 +14,8 @@ enum pgr_exit {
 	EXIT_UNKNOWN =
 		4, /* the guest was handed over and no answer came: it is found out in the background */
 	EXIT_CANCELLED = 5, /* stopped on request; the guest runs where it ran */
+	EXIT_LEAKS = 6,	    /* disk check: sound but for room that nothing uses */
+	EXIT_DAMAGED = 7,   /* disk check: it is not */
 };
 
 int verb_daemon(int argc, char **argv);

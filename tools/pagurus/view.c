@@ -17,16 +17,21 @@
 #define PAGE_BYTES   4096u
 #define LINE_MAX_LEN 400
 
-void view_init(struct view *v, bool json, const char *verb, const char *guest, const char *where)
+bool view_terminal(bool json)
 {
 	const char *term = getenv("TERM");
 
-	*v = (struct view){.json = json, .verb = verb, .where = where};
-	snprintf(v->guest, sizeof(v->guest), "%s", guest);
-	v->terminal = !json && isatty(STDOUT_FILENO) && term && strcmp(term, "dumb");
+	return !json && isatty(STDOUT_FILENO) && term && strcmp(term, "dumb");
 }
 
-static unsigned columns(void)
+void view_init(struct view *v, bool json, const char *verb, const char *guest, const char *where)
+{
+	*v = (struct view){.json = json, .verb = verb, .where = where};
+	snprintf(v->guest, sizeof(v->guest), "%s", guest);
+	v->terminal = view_terminal(json);
+}
+
+unsigned view_columns(void)
 {
 	struct winsize w;
 
@@ -138,7 +143,7 @@ static void second_line(char out[LINE_MAX_LEN], const json_t *m)
 static void draw(struct view *v, const json_t *m)
 {
 	char one[LINE_MAX_LEN], two[LINE_MAX_LEN];
-	int width = (int)columns() - 1;
+	int width = (int)view_columns() - 1;
 
 	first_line(one, m);
 	second_line(two, m);
@@ -173,14 +178,36 @@ static void show_progress(struct view *v, const json_t *m)
 
 /* ---- the end, in words ---- */
 
+/* The rest of the sentence: when it had its devices. */
+static void tell_connected(const json_t *stop)
+{
+	unsigned long long devices = message_number(stop, "devices");
+	unsigned long long waiting = message_number(stop, "devices_waiting");
+	char text[UNITS_TEXT];
+
+	/* It has none, or nobody told. */
+	if (!devices)
+		return;
+	units_show_ns(message_number(stop, "devices_ns"), text);
+	if (waiting)
+		printf("; %llu of its %llu devices had not connected %s after it ran again",
+		       waiting, devices, text);
+	else
+		printf("; its devices were connected %s after it ran again", text);
+	if (message_number(stop, "announced_ns"))
+		printf(", its first packet left after %s",
+		       units_show_ns(message_number(stop, "announced_ns"), text));
+}
+
 static void tell_stop(const json_t *m)
 {
 	static const struct {
 		const char *key, *words;
 	} parts[] = {
-		{"suspend_ns", "to suspend it"},    {"pages_ns", "for its last pages"},
-		{"state_ns", "for its state"},	    {"verify_ns", "to verify"},
-		{"build_ns", "to put it together"}, {"start_ns", "to start it"},
+		{"suspend_ns", "to suspend it"},    {"disks_ns", "to flush and close its disks"},
+		{"pages_ns", "for its last pages"}, {"state_ns", "for its state"},
+		{"verify_ns", "to verify"},	    {"build_ns", "to put it together"},
+		{"start_ns", "to start it"},
 	};
 	const json_t *stop = json_object_get(m, "stop");
 	char text[UNITS_TEXT];
@@ -196,6 +223,7 @@ static void tell_stop(const json_t *m)
 		       parts[i].words);
 		comma = ", ";
 	}
+	tell_connected(stop);
 	puts(".");
 }
 
@@ -238,8 +266,13 @@ static void show_success(struct view *v, const json_t *m)
 	for (unsigned i = 0; i < sizeof(done) / sizeof(done[0]); i++)
 		if (!strcmp(done[i][0], v->verb))
 			words = done[i][1];
-	printf("Guest %s %s %s in %s.\n", v->guest, words, v->where,
-	       units_show_ns(message_number(m, "elapsed_ns"), text));
+	printf("Guest %s %s %s", v->guest, words, v->where);
+	/* Without figures: who had them died when it was done. */
+	if (!message_number(m, "elapsed_ns")) {
+		puts(".");
+		return;
+	}
+	printf(" in %s.\n", units_show_ns(message_number(m, "elapsed_ns"), text));
 	if (!strcmp(v->verb, "check"))
 		return;
 	tell_stop(m);

@@ -24,6 +24,10 @@ struct view {
 	uint64_t shown_ms;
 };
 
+/* Whether a person looks at standard output, on a terminal that can go back in a line, and how wide that is. */
+bool view_terminal(bool json);
+unsigned view_columns(void);
+
 /* verb and where stay the caller's and must live as long as the view. */
 void view_init(struct view *v, bool json, const char *verb, const char *guest, const char *where);
 /* Any object of a session: progress, message, mark, guest, accepted, result. The result ends the display. */

@@ -84,13 +84,7 @@ static int fill_params(struct worker *w, struct departure *d, struct pgr_error *
 	    p->policy.min_speed > 100)
 		return pgr_fail(err, -EINVAL,
 				"the request's channels or throttle are out of range");
-	if (!strcmp(compress, "none"))
-		p->encode.method = ENCODE_NONE;
-	else if (!strcmp(compress, "zstd"))
-		p->encode.method = ENCODE_ZSTD;
-	else if (!strcmp(compress, "lz4"))
-		p->encode.method = ENCODE_LZ4;
-	else
+	if (!encode_method_parse(compress, &p->encode.method))
 		return pgr_fail(err, -EINVAL, "unknown compression \"%s\": lz4, zstd or none",
 				compress);
 	memcpy(d->link.session, w->session, sizeof(d->link.session));
@@ -141,6 +135,12 @@ static void note_may_stop(struct journal *j, void *ctx)
 	j->may_stop = true;
 }
 
+/* Only figures are waited for any more: whoever brings the guest back meanwhile finds nothing unfinished. */
+static void on_moved(void *ctx)
+{
+	worker_journal_done(ctx, SESSION_MARK_MOVED);
+}
+
 int worker_source(struct worker *w)
 {
 	struct departure d = {.guest_lock = -1};
@@ -148,12 +148,14 @@ int worker_source(struct worker *w)
 	struct pgr_error err = PGR_ERROR_NONE, why = PGR_ERROR_NONE;
 	int rc, status;
 
+	w->owner.moved = on_moved;
 	rc = prepare(w, &d, &err);
 	if (!rc)
 		rc = source_run(d.guest, &d.params, &w->owner, &res, &err);
 	status = report_exit(&res, rc);
 	/* Before the result, so that whoever has the result finds nothing unfinished. */
-	if (w->journal_file && res.outcome != SESSION_UNKNOWN && !res.unfinished)
+	if (w->journal_file && !w->journal.done && res.outcome != SESSION_UNKNOWN &&
+	    !res.unfinished)
 		worker_journal_done(w, res.outcome == SESSION_MOVED ? SESSION_MARK_MOVED
 								    : SESSION_MARK_RETURNED);
 	if (w->journal_file && res.may_stop && worker_journal(w, note_may_stop, NULL, &why))

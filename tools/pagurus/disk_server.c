@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+#include "tools/pagurus/disk_server.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "storage/layers.h"
+#include "tools/pagurus/disk_progress.h"
+#include "tools/pagurus/interrupt.h"
+#include "tools/pagurus/message.h"
+#include "tools/pagurus/paths.h"
+#include "tools/pagurus/units.h"
+
+#define FIRST_MS 2000u
+
+struct asking {
+	const json_t *request;
+	struct disk_progress progress;
+	disk_server_fn *each;
+	void *ctx;
+	json_t *result;
+	const atomic_bool *stop;
+};
+
+/* One that has died has left its socket. */
+static int connect_to(const char *folder, const char *name)
+{
+	struct sockaddr_un at;
+	char path[sizeof(at.sun_path) + 1];
+	int fd;
+
+	if (snprintf(path, sizeof(path), "%s/%s", folder, name) >= (int)sizeof(path) ||
+	    paths_socket(path, &at, NULL))
+		return -1;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&at, sizeof(at))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+enum { MORE, LAST, ELSEWHERE };
+
+/* One of these, or -errno with a sentence. */
+static int take_answer(struct asking *a, json_t *answer, struct pgr_error *err)
+{
+	const char *type = message_text(answer, "type");
+	json_int_t code = json_integer_value(json_object_get(answer, "code"));
+
+	if (!strcmp(type, "elsewhere"))
+		return ELSEWHERE;
+	if (!strcmp(type, "error"))
+		return pgr_fail(err, code < 0 && code > -4096 ? (int)code : -EPROTO, "%s",
+				message_text(answer, "text"));
+	if (!strcmp(type, "result")) {
+		json_decref(a->result);
+		a->result = json_incref(answer);
+		return LAST;
+	}
+	if (!strcmp(type, "progress"))
+		disk_progress_show(&a->progress, message_number(answer, "done"),
+				   message_number(answer, "size"));
+	else if (a->each)
+		a->each(a->ctx, answer);
+	return MORE;
+}
+
+static int listen_to(struct asking *a, int fd, struct pgr_error *err)
+{
+	struct line_reader reader = {.data = NULL};
+	int ret = line_write(fd, a->request);
+
+	while (!ret) {
+		bool bad = false;
+		json_t *answer = line_next(&reader, &bad);
+
+		if (answer)
+			ret = take_answer(a, answer, err);
+		else if (bad)
+			ret = pgr_fail(err, -EPROTO, "the server of the disk said nonsense");
+		else if (a->stop && atomic_load(a->stop))
+			ret = layers_fail_stopped("the disk", err);
+		else
+			ret = line_fill(&reader, fd);
+		json_decref(answer);
+		if (ret == -EINTR)
+			ret = 0;
+	}
+	if (ret == -ENODATA || ret == -EPIPE)
+		pgr_fail(err, ret, "the server of the disk ended; say it again");
+	line_free(&reader);
+	return ret;
+}
+
+/* Each server, until one has given the last answer; with `all` every one. What the last one came to. */
+static int go_round(struct asking *a, const char *folder, bool all, struct pgr_error *err)
+{
+	DIR *d = opendir(folder);
+	struct dirent *e;
+	int ret = ELSEWHERE;
+
+	while (d && (all || ret == ELSEWHERE) && (e = readdir(d))) {
+		size_t length = strlen(e->d_name);
+		int fd;
+
+		if (length < 5 || strcmp(e->d_name + length - 5, ".sock") != 0)
+			continue;
+		fd = connect_to(folder, e->d_name);
+		if (fd < 0)
+			continue;
+		ret = listen_to(a, fd, err);
+		close(fd);
+	}
+	if (d)
+		closedir(d);
+	return ret;
+}
+
+int disk_server_ask(const char *folder, json_t *request, bool json, disk_server_fn *each, void *ctx,
+		    json_t **result, struct pgr_error *err)
+{
+	struct asking a = {.request = request,
+			   .progress = {.json = json, .next_ms = units_now_ms() + FIRST_MS},
+			   .each = each,
+			   .ctx = ctx,
+			   .stop = interrupt_catch()};
+	int ret = go_round(&a, folder, false, err);
+
+	disk_progress_end(&a.progress);
+	json_decref(request);
+	*result = a.result;
+	return ret == ELSEWHERE ? 0 : ret;
+}
+
+void disk_servers_each(const char *folder, json_t *request, disk_server_fn *each, void *ctx)
+{
+	struct asking a = {.request = request, .each = each, .ctx = ctx};
+	struct pgr_error err = PGR_ERROR_NONE;
+
+	go_round(&a, folder, true, &err);
+	json_decref(a.result);
+	json_decref(request);
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* Servers of disks on this host: who has a disk open, and having it do what cannot be done beside it. */
+#ifndef PAGURUS_DISK_SERVER_H
+#define PAGURUS_DISK_SERVER_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "common/error.h"
+
+/* What each answer but the last is given to; NULL: nobody. */
+typedef void disk_server_fn(void *ctx, const json_t *answer);
+
+/*
+ * Ask each server of a disk on this host until one has what the request (live_command.h; given up) is about: the disk or the guest. 1: *result is its
+ * answer, the caller's to free. 0: none has it. -errno with a sentence: what the server said; -ECANCELED after a signal (interrupt.h). Progress is shown, as
+ * JSON or on the terminal.
+ */
+int disk_server_ask(const char *folder, json_t *request, bool json, disk_server_fn *each, void *ctx,
+		    json_t **result, struct pgr_error *err);
+/* Ask all of them (request is given up); what goes wrong with one leaves the others alone. */
+void disk_servers_each(const char *folder, json_t *request, disk_server_fn *each, void *ctx);
+
+#endif
