@@ -27,8 +27,14 @@
 
 /* An unanswered TCP connection attempt is made again after this. */
 #define CONNECT_NS (1 * NS_PER_S)
-/* Asked to end, it waits so long for the answers that are still on their way. */
-#define LAST_NS (10 * NS_PER_S)
+/*
+ * Asked to end, it waits so long for the answers that are still on their way. After a standstill
+ * TCP sends again only when about as much time has passed once more.
+ */
+/* What is asked while nobody answers, bytes: more than a minute's with the usual interval. */
+#define SEND_ROOM   (256 << 10)
+#define LAST_NS	    (10 * NS_PER_S)
+#define LAST_TCP_NS (120 * NS_PER_S)
 
 static volatile sig_atomic_t ending;
 
@@ -58,14 +64,16 @@ static void disconnect(struct session *session)
 static void connect_peer(struct session *session)
 {
 	const struct addrinfo *peer = session->peer;
-	int on = 1;
+	int on = 1, room = SEND_ROOM;
 
 	session->since_connect = clock_ns(CLOCK_MONOTONIC);
 	session->fd = socket(peer->ai_family, peer->ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (session->fd < 0)
 		return;
-	if (session->tcp)
+	if (session->tcp) {
 		setsockopt(session->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+		setsockopt(session->fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+	}
 	session->connecting = session->tcp;
 	if (connect(session->fd, peer->ai_addr, peer->ai_addrlen) && errno != EINPROGRESS)
 		disconnect(session);
@@ -85,6 +93,21 @@ static bool harmless(const struct session *session, int error)
 				  error == ENETUNREACH || error == ENOBUFS));
 }
 
+/* What of the message is not with the kernel yet. */
+static void push(struct session *session)
+{
+	ssize_t n =
+		send(session->fd, session->outgoing + sizeof(session->outgoing) - session->unsent,
+		     session->unsent, MSG_NOSIGNAL);
+
+	if (n >= 0)
+		session->unsent -= (size_t)n;
+	else if (!harmless(session, errno))
+		lost_connection(session);
+	if (!session->tcp)
+		session->unsent = 0;
+}
+
 static void send_message(struct session *session)
 {
 	struct echo_message message = {
@@ -93,26 +116,21 @@ static void send_message(struct session *session)
 		.sequence = session->sent,
 		.sent_ns = clock_ns(CLOCK_MONOTONIC),
 	};
-	ssize_t n;
+	bool connected = session->fd >= 0 && !session->connecting;
 
 	/* Before the first connection nothing can be lost. */
 	if (session->sent == 0 && session->connecting)
 		return;
-	session->sent++;
-	if (session->fd < 0 || session->connecting)
+	/* With a connection that has no room nothing new is asked, so nothing new is missing. */
+	if (!connected || !session->unsent)
+		session->sent++;
+	if (!connected)
 		return;
 	if (!session->unsent) {
 		memcpy(session->outgoing, &message, sizeof(message));
 		session->unsent = sizeof(message);
 	}
-	n = send(session->fd, session->outgoing + sizeof(message) - session->unsent,
-		 session->unsent, MSG_NOSIGNAL);
-	if (n >= 0)
-		session->unsent -= (size_t)n;
-	else if (!harmless(session, errno))
-		lost_connection(session);
-	if (!session->tcp)
-		session->unsent = 0;
+	push(session);
 }
 
 static void take_answer(struct session *session, const struct echo_message *message)
@@ -225,9 +243,12 @@ static void on_signal(int number)
 /* What was sent and not answered yet may only be late. */
 static void wait_for_the_last(struct session *session)
 {
-	int64_t now = clock_ns(CLOCK_MONOTONIC), end = now + LAST_NS;
+	int64_t now = clock_ns(CLOCK_MONOTONIC);
+	int64_t end = now + (session->tcp ? LAST_TCP_NS : LAST_NS);
 
 	while (session->received < session->sent && session->fd >= 0 && now < end) {
+		if (session->unsent && !session->connecting)
+			push(session);
 		listen_until(session, now + session->interval_ns);
 		now = clock_ns(CLOCK_MONOTONIC);
 	}

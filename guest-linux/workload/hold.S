@@ -11,6 +11,8 @@
  * x87 stack and control word, MXCSR, and rbx rbp r8-r10 r12-r15. The kernel keeps all of these over a
  * system call; rcx and r11 it does not, rax is the result, and rdi, rsi, rdx, rsp carry the loop.
  *
+ * From hold_registers_held to hold_registers_kept all of them are loaded and none is stored yet.
+ *
  * The offsets are asserted in verify_registers.c.
  */
 #define IN_GENERAL 0
@@ -24,6 +26,8 @@
 
 	.text
 	.globl	hold_registers
+	.globl	hold_registers_held
+	.globl	hold_registers_kept
 	.type	hold_registers, @function
 	.balign	16
 hold_registers:
@@ -80,6 +84,7 @@ hold_registers:
 	mov	IN_GENERAL + 56(%rax), %r14
 	mov	IN_GENERAL + 64(%rax), %r15
 
+hold_registers_held:
 	test	%rdi, %rdi
 	jnz	5f
 4:	dec	%rdx
@@ -89,6 +94,7 @@ hold_registers:
 	xor	%esi, %esi
 	syscall
 6:
+hold_registers_kept:
 	mov	(%rsp), %rax		/* out */
 	mov	%rbx, IN_GENERAL + 0(%rax)
 	mov	%rbp, IN_GENERAL + 8(%rax)

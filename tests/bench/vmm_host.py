@@ -103,6 +103,14 @@ def libraries(program):
     return re.findall(r"(/\S+) \(0x", text)
 
 
+def add_programs(tree, programs):
+    """Programs of this machine, by their paths, with their libraries."""
+    for path in {*programs, *(pathlib.Path(lib) for p in programs for lib in libraries(p))}:
+        target = tree / path.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        run("cp", "-L", path, target)
+
+
 class Image:
     """The initramfs, the kernel and the plugin; in folder."""
 
@@ -174,11 +182,7 @@ class Image:
         """gcc as this machine has it, and what it compiles."""
         gcc = pathlib.Path(run("readlink", "-f", "/usr/bin/gcc").decode().strip())
         programs = [pathlib.Path(run("gcc", f"-print-prog-name={name}").decode().strip()) for name in ("cc1", "as")]
-        programs = [gcc] + [p if p.is_absolute() else pathlib.Path(run("which", p).decode().strip()) for p in programs]
-        for path in {*programs, *(pathlib.Path(lib) for p in programs for lib in libraries(p))}:
-            target = tree / path.relative_to("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            run("cp", "-L", path, target)
+        add_programs(tree, [gcc] + [p if p.is_absolute() else pathlib.Path(run("which", p).decode().strip()) for p in programs])
         link = tree / "usr/bin/gcc"
         if not link.exists():
             link.symlink_to(gcc)

@@ -103,12 +103,13 @@ class Host:
 
 def run(suite, name, test):
     """One line for the test; 1 when it failed."""
+    began = time.monotonic()
     try:
         test()
     except Exception as error:  # a test that breaks is a test that fails
         print(f"FAIL {suite}: {name}: {' '.join(str(error).split()) or type(error).__name__}", flush=True)
         return 1
-    print(f"PASS {suite}: {name}", flush=True)
+    print(f"PASS {suite}: {name} ({time.monotonic() - began:.0f} s)", flush=True)
     return 0
 
 

@@ -18,6 +18,7 @@
 
 #include "migrate/xen_calls.h"
 #include "migrate/xen_frames.h"
+#include "protocol-spec/dirty_log.h"
 
 #define AT_ONCE	 256u /* frames in a call */
 #define READINGS 4u
@@ -91,13 +92,36 @@ static bool is_set(uint64_t pfn)
 	return bits[pfn / 64] >> pfn % 64 & 1;
 }
 
-/* The log, and what it says of itself. */
+static int read_parts(struct xen_domctl_shadow_op_stats *stats)
+{
+	struct xen_domctl_shadow_op op = {.mb = 0};
+	int rc;
+
+	memset(bits, 0, (nr_pfns + 7) / 8);
+	do {
+		uint64_t at = op.mb * (uint64_t)PGR_LOG_PART_PFNS;
+
+		if (at >= nr_pfns)
+			return -ERANGE;
+		op.op = XEN_DOMCTL_SHADOW_OP_CLEAN;
+		op.mode = PGR_LOG_PART;
+		op.pages = PGR_LOG_PART_PFNS;
+		set_xen_guest_handle(op.dirty_bitmap, (uint8_t *)bits + at / 8);
+		rc = shadow_op(&op, &longest_read);
+		if (at == 0)
+			*stats = op.stats;
+	} while (!rc && op.mb != PGR_LOG_PART_NONE);
+	return rc;
+}
+
+/* The log, in parts or not, and what it says of itself. */
 static void clean(void)
 {
 	struct xen_domctl_shadow_op_stats stats;
 	uint64_t n = 0;
 
-	must("the log cannot be read", read_log(XEN_DOMCTL_SHADOW_OP_CLEAN, &stats));
+	must("the log cannot be read",
+	     rand() % 2 ? read_log(XEN_DOMCTL_SHADOW_OP_CLEAN, &stats) : read_parts(&stats));
 	for (uint64_t i = 0; i < (nr_pfns + 63) / 64; i++)
 		n += (uint64_t)__builtin_popcountll(bits[i]);
 	if (n != stats.dirty_count) {
@@ -300,7 +324,7 @@ static int anything(void)
 	struct xen_domctl_shadow_op op = {.pages = (uint64_t)rand() % (2 * nr_pfns)};
 
 	set_xen_guest_handle(op.dirty_bitmap, (uint8_t *)bits);
-	switch (rand() % 12) {
+	switch (rand() % 13) {
 	case 0:
 		op.op = XEN_DOMCTL_SHADOW_OP_OFF;
 		break;
@@ -322,7 +346,13 @@ static int anything(void)
 		op.op = XEN_DOMCTL_SHADOW_OP_CLEAN;
 		set_xen_guest_handle_raw(op.dirty_bitmap, (uint8_t *)4096);
 		break;
-	case 7:
+	case 7: /* parts, one after the other and not */
+		op.op = XEN_DOMCTL_SHADOW_OP_CLEAN;
+		op.mode = PGR_LOG_PART;
+		op.mb = (uint32_t)rand() % 4;
+		op.pages = rand() % 8 ? PGR_LOG_PART_PFNS : op.pages;
+		break;
+	case 8:
 		op.op = (uint32_t)rand() % 40;
 		op.mode = (uint32_t)rand();
 		break;
@@ -366,7 +396,7 @@ int main(int argc, char **argv)
 	domid = (uint32_t)strtoul(argv[2], NULL, 0);
 	must("interfaces", xen_calls_open(&calls, &err));
 	find_pages();
-	bits = xen_calls_alloc(&calls, (2 * nr_pfns + 63) / 64 * 8);
+	bits = xen_calls_alloc(&calls, (2 * nr_pfns + PGR_LOG_PART_PFNS) / 64 * 8);
 	if (!nr_pages || !bits)
 		fail("no memory", ENOMEM);
 	if (!strcmp(argv[1], "check"))
