@@ -188,6 +188,12 @@ def main(name, module, suite=None):
     """The tests of the module, by their names; the exit status."""
     suite = suite or Suite(name)
     tests = sorted((name.removeprefix("test_"), test) for name, test in module.items() if name.startswith("test_"))
+    unknown = [word for word in sys.argv[1:] if not any(word in name for name, _ in tests)]
+    if unknown:
+        asked = {"-h", "--help"} & set(unknown)
+        print(f"{module['__doc__']}\nIts tests: {', '.join(name for name, _ in tests)}" if asked else
+              f"no test has '{unknown[0]}' in its name; --help names them", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     return suite.main(lambda: suite.each(tests))
 
 
