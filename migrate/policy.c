@@ -25,9 +25,11 @@
  *
  * Throttle when rounds no longer help, the target is not reached and the guest may still be slowed.
  * A guest at half speed dirties about half as much in a second, so the steps are multiplicative:
- * half of the speed each time, never below min_speed. After a step two rounds must pass at the new
- * speed before it is judged, since the round before still shows the old speed; each of them may send
- * the whole working set again, so small steps would cost more than they spare the guest.
+ * half of the speed each time, never below min_speed. A guest at full speed is slowed when two
+ * rounds did not help. After that one round at the new speed is enough: a guest that wrote no less
+ * than was sent meanwhile is still too fast, however the round after turns out; and each round
+ * may send the whole working set again, so small steps or long looks would cost more than they
+ * spare the guest.
  *
  * Give up when there is a target and it is not reached: the rounds or the time are used up; or
  * rounds no longer help, no throttling is left and the prediction has been above the target for
@@ -94,6 +96,13 @@ static bool stopped_shrinking(const struct policy_round *rounds, unsigned nr)
 			return false;
 	}
 	return (u128)now->dirtied * SHRINK_DEN > (u128)then->dirtied * SHRINK_NUM;
+}
+
+/* Slowed already, and still writing about as much in a round as the round sends. */
+static bool still_too_fast(const struct policy_round *last)
+{
+	return last->speed < 100 &&
+	       (u128)last->dirtied * SHRINK_DEN > (u128)last->pages * SHRINK_NUM;
 }
 
 static unsigned current_speed(const struct policy_round *rounds, unsigned nr)
@@ -260,7 +269,7 @@ void policy_next(const struct policy_limits *l, const struct policy_round *round
 			decide_give_up(&v, out);
 		else
 			decide_stop(&v, out);
-	} else if (v.stuck && can_slow) {
+	} else if (can_slow && (v.stuck || still_too_fast(v.last))) {
 		decide_throttle(&v, out);
 	} else if (v.stuck || !dirtied) {
 		if (l->downtime_ns)

@@ -188,25 +188,48 @@ static void throttling_ends_at_its_limit(void)
 	CHECK_EQ(r.throttled, 3); /* 50, 25, 20 */
 }
 
-/* A round that was made before the last step says nothing about the new speed. */
-static void a_throttling_step_gets_two_rounds(void)
+/* A round that was made before the last step says nothing about the new speed; one that was made after it is enough to tell that it is too high. */
+static void a_throttling_step_gets_one_round(void)
 {
-	struct policy_round r[4] = {
-		{9000, 9000, S, 9000, 100},
-		{9000, 9000, S, 9000, 100},
-		{9000, 9000, S, 9000, 50},
-		{9000, 9000, S, 9000, 50},
+	struct policy_round r[5] = {
+		{9000, 9000, S, 9000, 100}, {9000, 9000, S, 9000, 100},
+		{9000, 9000, S, 9000, 50},  {9000, 9000, 2 * S, 5000, 25},
+		{5000, 9000, S, 4600, 25},
 	};
 	struct policy_limits l = limits(10 * MS);
 	struct policy_decision d;
 
-	l.min_speed = 20;
-	policy_next(&l, r, 3, 3 * S, &d);
+	l.min_speed = 10;
+	policy_next(&l, r, 2, 2 * S, &d);
 	CHECK_EQ(d.action, POLICY_ROUND);
-	CHECK_EQ(d.speed, 50);
-	policy_next(&l, r, 4, 4 * S, &d);
+	policy_next(&l, r, 3, 3 * S, &d);
 	CHECK_EQ(d.action, POLICY_THROTTLE);
 	CHECK_EQ(d.speed, 25);
+	/* It helps. */
+	policy_next(&l, r, 4, 5 * S, &d);
+	CHECK_EQ(d.action, POLICY_ROUND);
+	CHECK_EQ(d.speed, 25);
+	/* Not any more. */
+	policy_next(&l, r, 5, 6 * S, &d);
+	CHECK_EQ(d.action, POLICY_THROTTLE);
+	CHECK_EQ(d.speed, 12);
+}
+
+/* The writer of docs/performance.md: what it costs until it is slow enough, in rounds of all that it writes. */
+static void few_rounds_until_it_is_slow_enough(void)
+{
+	struct model m = {.memory = 65536, .set = 16384, .rate = 5120, .link = 1800};
+	struct policy_limits l = limits(0);
+	unsigned whole = 0;
+	struct run r;
+
+	l.min_speed = 10;
+	simulate(&m, &l, &r);
+	CHECK_EQ(r.last.action, POLICY_STOP);
+	CHECK(r.last.predicted_downtime_ns < 50 * MS);
+	for (unsigned i = 1; i < r.nr; i++)
+		whole += r.round[i].pages == m.set;
+	CHECK_MSG(whole <= 4, "%u rounds sent all", whole);
 }
 
 static void limits_of_rounds_and_time_hold(void)
@@ -375,7 +398,8 @@ UNIT_MAIN(TEST(cannot_log_stops_at_once), TEST(first_comes_a_round),
 	  TEST(impossible_target_is_told_before_copying), TEST(idle_guest_stops_after_one_round),
 	  TEST(converging_guest_meets_its_target), TEST(working_set_ends_an_open_run),
 	  TEST(busy_guest_is_refused_with_numbers_and_advice), TEST(throttling_makes_it_converge),
-	  TEST(throttling_ends_at_its_limit), TEST(a_throttling_step_gets_two_rounds),
-	  TEST(limits_of_rounds_and_time_hold), TEST(slow_link_does_not_converge),
-	  TEST(fixed_part_counts), TEST(absurd_numbers_get_a_decision),
-	  TEST(every_model_ends_in_its_rounds), TEST(actions_have_names))
+	  TEST(throttling_ends_at_its_limit), TEST(a_throttling_step_gets_one_round),
+	  TEST(few_rounds_until_it_is_slow_enough), TEST(limits_of_rounds_and_time_hold),
+	  TEST(slow_link_does_not_converge), TEST(fixed_part_counts),
+	  TEST(absurd_numbers_get_a_decision), TEST(every_model_ends_in_its_rounds),
+	  TEST(actions_have_names))
