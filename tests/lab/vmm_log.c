@@ -5,6 +5,7 @@
  *	vmm_log check DOMID TIMES	each time: on, copy all of its memory, copy what the log names, several times, hold the guest, copy what
  *					the log names, and all of its memory has to be as it was copied; off. The guest must not change its number of pages.
  *	vmm_log switch DOMID TIMES	on, read, off; nothing is held by it afterwards
+ *	vmm_log keep DOMID SECONDS	on, read each second, off: for how fast a guest is meanwhile
  *	vmm_log storm DOMID SECONDS	all operations in any order, with too little memory and with wrong arguments, until the guest is gone or the time is over
  */
 #include <errno.h>
@@ -15,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "migrate/xen_calls.h"
 #include "migrate/xen_frames.h"
@@ -385,6 +387,16 @@ static void storm(unsigned long seconds)
 		fail("the storm", EINVAL);
 }
 
+static void keep(unsigned long seconds)
+{
+	on();
+	for (unsigned long i = 0; i < seconds; i++) {
+		sleep(1);
+		clean();
+	}
+	off();
+}
+
 int main(int argc, char **argv)
 {
 	unsigned long times = argc == 4 ? strtoul(argv[3], NULL, 0) : 0;
@@ -403,6 +415,8 @@ int main(int argc, char **argv)
 		check(times);
 	else if (!strcmp(argv[1], "switch"))
 		switch_often(times);
+	else if (!strcmp(argv[1], "keep"))
+		keep(times);
 	else if (!strcmp(argv[1], "storm"))
 		storm(times);
 	else
