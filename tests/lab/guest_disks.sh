@@ -54,7 +54,7 @@ cat >"$TREE/etc/rc" <<'RC'
 #!/bin/sh
 mount -t proc proc /proc
 dmesg -n 5
-dd if=/dev/urandom of=/data bs=64k count=384 2>/dev/null
+dd if=/dev/urandom of=/data bs=64k count=384 iflag=fullblock 2>/dev/null
 sha256sum </data >/sum
 sync
 echo 3 >/proc/sys/vm/drop_caches

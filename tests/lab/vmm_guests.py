@@ -2,6 +2,7 @@
 """Guests on the hypervisor of this tree: what the tests of them ask of host a, and how they are run on one host.
 
 After each test the hypervisor recounts who holds which frame; when no guest is there, what it has given away is compared with what that was at the beginning.
+With HYPERVISOR=xen (tests that do not need ours) it is Debian's, which has no such counts.
 """
 
 import dataclasses
@@ -15,11 +16,12 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
 
 import lab_guests  # noqa: E402
-from lab_guests import CONFIG, CONSOLE, GUEST, domains, lab, prepare, sh, verdicts  # noqa: E402
+from lab_guests import CONFIG, CONSOLE, GUEST, HYPERVISOR, domains, lab, prepare, sh, verdicts  # noqa: E402
 from rig import expect, wait_until  # noqa: E402
 from vmm_hosts import END, ROOT, SLOW, run  # noqa: E402
 
-HOST = ("--hosts", "1", "--hypervisor", "pagurus", "--smp", "2", "--mem", "1536")
+HOST = ("--hosts", "1", "--hypervisor", HYPERVISOR, "--smp", "2", "--mem", "1536")
+OURS = HYPERVISOR == "pagurus"
 SAMPLES = 5
 LATE = 99
 
@@ -147,12 +149,13 @@ class Suite:
         end()
         sh("a", f"xl create -q {CONFIG}; xl destroy {GUEST}")
         gone()
-        self.before = held_at_most()
+        if OURS:
+            self.before = held_at_most()
 
     def counted(self, test):
         test()
         no_warning()
-        for host in self.hosts:
+        for host in self.hosts if OURS else "":
             audit(host)
             if not domains(host):
                 self.nothing_left(host)
