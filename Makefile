@@ -210,7 +210,7 @@ bench-moves: setup-build setup-lab
 	@$(ALONE) tests/bench/migrate_run
 
 bench-vmm: setup-build setup-lab
-	@+$(AGAIN) vmm-guests
+	@+$(AGAIN) all vmm-guests
 	@$(ALONE) tests/bench/vmm_run
 
 demo: setup-build setup-lab

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """One machine that is measured: what it boots from, its boot under `-icount`, and what its only program says.
 
-There are three kinds of them. In a `dom0` one the rows run in the first program of the kernel that the hypervisor boots, or of one that runs without. In an `alone`
+There are four kinds of them. In a `dom0` one the rows run in the first program of the kernel that the hypervisor boots, or of one that runs without. In an `alone`
 one a PV kernel of our own (vmm_guest/peers.c) is in its place. A `guest` one has a dom0 with the lab's root and Debian's tools (vmm_guest/host), which makes
-guests, and the rows are theirs.
+guests, and the rows are theirs; so has a `disk` one, whose guests have a disk each (vmm_disks.py).
 """
 
 import collections
@@ -21,6 +21,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "lab"))
 
+import vmm_disks  # noqa: E402
 from labkit.root import root_folder  # noqa: E402
 
 QEMU = "qemu-system-x86_64"
@@ -34,12 +35,15 @@ PEERS_ROWS = ("event", "copy", "copies", "map")
 PEERS_OPERATIONS, PEERS_BATCHES = 500, 3
 DEVICE_ROWS = ("disk-write", "disk-read", "net-out", "net-in")
 IDLE_ROWS = ("idle-0", "idle-1", "idle-8", "idle-30")
-DOM0_MIB = 512
+# The second: of one that has guests' disks in its memory as well.
+DOM0_MIB, DISKS_MIB = 512, 1024
 ALONE_MIB = 64
 # What the hypervisors and their tables need is beyond what the kernel has.
 SPARE_MIB = 256
 # Guests that are measured, one after the other, and those that stay (vmm_guest/host).
 GUEST_MIB, IDLE_MIB = 192, 100
+# Debian's, which has the device model of Xen's guests and no other; with its libraries it is as this machine has it.
+XEN_QEMU, XEN_QEMU_KEYMAPS = pathlib.Path("/usr/libexec/xen-qemu-system-i386"), pathlib.Path("/usr/share/qemu/keymaps")
 LINUX = "quiet transparent_hugepage=never nokaslr norandmaps audit=0 tsc=nowatchdog"
 HYPERVISOR = "console=com1 com1=115200,8n1 loglvl=warning noreboot dom0_mem={0}M,max:{0}M dom0_max_vcpus=1"
 # (hypervisor, kernel): mitigations of processor faults off, and as each decides by itself.
@@ -56,7 +60,7 @@ class BenchError(Exception):
 @dataclasses.dataclass
 class Part:
     """What boots, and the rows that are wanted of it."""
-    kind: str                       # dom0, alone, guest
+    kind: str                       # dom0, alone, guest, disk
     rows: list
 
 
@@ -124,7 +128,7 @@ class Image:
         self.peers = ROOT / "build/guests/bench/peers"
         self.plugin = self.folder / "counts.so"
         self.initrd = self.folder / "initrd"
-        self.host_initrd = self.folder / "host-initrd"
+        self.host_initrd, self.disk_initrd = self.folder / "host-initrd", self.folder / "disk-initrd"
         self.release = None
         for built in (self.pagurus, self.peers):
             if not built.exists():
@@ -165,6 +169,23 @@ class Image:
             for path in (self.base / f"initrd-{KERNEL}", self.folder / "host.cpio"):
                 out.write(path.read_bytes())
 
+    def add_disks(self):
+        """What serves guests' disks and is not in the lab's root, and an image; over what add_guests() made."""
+        blk, tree = ROOT / "build/pagurus-blk", self.folder / "disks"
+        bench = tree / "bench"
+        bench.mkdir(parents=True)
+        for path, what in ((XEN_QEMU, "apt-get install qemu-system-xen"), (blk, "make")):
+            if not path.exists():
+                raise BenchError(f"{path}, which serves guests' disks, is not there: run {what}")
+        add_programs(bench / "qemu-root", [XEN_QEMU])
+        run("cp", "-rL", XEN_QEMU_KEYMAPS, bench / "qemu-root")
+        run("cp", blk, HERE / "vmm_guest/qemu", bench)
+        run("qemu-img", "create", "-q", "-f", "qcow2", bench / "disk.qcow2", "32M")
+        pack(tree, self.folder / "disks.cpio")
+        with open(self.disk_initrd, "wb") as out:
+            for path in (self.host_initrd, self.folder / "disks.cpio"):
+                out.write(path.read_bytes())
+
     def add_module(self, path):
         """The driver that passes hypercalls on, out of the lab's root."""
         image = self.base / "root.img"
@@ -197,16 +218,17 @@ def command_line(image, system, part, options, extra):
     words = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-accel", "tcg", "-icount", "shift=0,sleep=off",
              "-smp", "1", "-cpu", options.cpu, "-rtc", "base=2026-01-01T00:00:00,clock=vm", "-monitor", "none", "-serial", "stdio",
              "-no-reboot", *extra]
-    memory, more, modules = DOM0_MIB, SPARE_MIB, [image.initrd]
-    if part.kind == "guest":
+    memory, more, modules = DISKS_MIB if part.kind == "disk" else DOM0_MIB, SPARE_MIB, [image.initrd]
+    if part.kind in ("guest", "disk"):
         known = (("bench.devices", DEVICE_ROWS), ("bench.peers", PEERS_ROWS), ("bench.idle", IDLE_ROWS))
         chosen = {name: [row for row in part.rows if row in rows] for name, rows in known}
-        chosen["bench.rows"] = [row for row in part.rows if not any(row in rows for _, rows in known)]
+        chosen["bench.rows"] = [row for row in part.rows if not any(row in rows for _, rows in known) and ":" not in row]
+        chosen["bench.disks"] = vmm_disks.words(part.rows)
         idle = [row.split("-")[1] for row in chosen["bench.idle"]]
         chosen["bench.idle"] = idle
         linux += "".join(f" {name}={','.join(rows)}" for name, rows in chosen.items() if rows)
         more += GUEST_MIB + IDLE_MIB * int(idle[-1] if idle else 0)
-        modules = [image.host_initrd]
+        modules = [image.host_initrd if part.kind == "guest" else image.disk_initrd]
         words += ["-drive", f"file={image.base}/root.img,format=raw,if=none,id=root,snapshot=on",
                   "-device", "virtio-blk-pci,drive=root,iommu_platform=on,disable-legacy=on"]
     else:

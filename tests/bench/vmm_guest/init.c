@@ -19,6 +19,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -416,6 +417,106 @@ static void disk_write(unsigned n)
 		must(pwrite(disk, from, CHUNK, at) == CHUNK, "write " DISK);
 }
 
+/* ---- a disk, by requests ---- */
+
+#define REQUESTS_AREA (32 * MIB)
+#define DEPTH_MAX     32
+#define LARGE	      (64ul << 10)
+
+static aio_context_t aio;
+static uint64_t area_random = 88172645463325252u;
+
+/* What is read and overwritten is there, and an image has room for it. */
+static bool open_requests(void)
+{
+	open_disk();
+	for (unsigned long at = 0; at < REQUESTS_AREA; at += CHUNK)
+		must(pwrite(disk, from, CHUNK, (off_t)at) == CHUNK, "write " DISK);
+	must(!fsync(disk), "flush " DISK);
+	must(!syscall(SYS_io_setup, DEPTH_MAX, &aio), "io_setup");
+	return true;
+}
+
+/* The place of the n-th: anywhere for small ones, the same in each boot; one behind the other for large ones. */
+static int64_t place(unsigned n, unsigned long bytes)
+{
+	unsigned long places = REQUESTS_AREA / bytes;
+
+	if (bytes == LARGE)
+		return (int64_t)(n % places * bytes);
+	area_random ^= area_random << 13;
+	area_random ^= area_random >> 7;
+	area_random ^= area_random << 17;
+	return (int64_t)(area_random % places * bytes);
+}
+
+/* As many at a time as depth, whose number stays the same until no more begin. */
+static void requests(unsigned n, unsigned depth, unsigned long bytes, bool write)
+{
+	static struct iocb request[DEPTH_MAX];
+	struct iocb *ready[DEPTH_MAX];
+	struct io_event done[DEPTH_MAX];
+	unsigned begun = 0, ended = 0, nr_ready = 0;
+
+	for (; nr_ready < depth; nr_ready++)
+		ready[nr_ready] = &request[nr_ready];
+	while (ended < n) {
+		unsigned nr = 0;
+		long got;
+
+		for (; nr < nr_ready && begun < n; nr++, begun++) {
+			struct iocb *r = ready[nr];
+
+			*r = (struct iocb){
+				.aio_fildes = (uint32_t)disk,
+				.aio_lio_opcode = write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD,
+				.aio_buf = (uintptr_t)(from + (r - request) * bytes % MIB),
+				.aio_nbytes = bytes,
+				.aio_offset = place(begun, bytes)};
+		}
+		must(syscall(SYS_io_submit, aio, nr, ready) == (long)nr, "io_submit");
+		got = syscall(SYS_io_getevents, aio, 1, DEPTH_MAX, done, NULL);
+		must(got > 0, "io_getevents");
+		for (nr_ready = 0; nr_ready < got; nr_ready++) {
+			must(done[nr_ready].res == (int64_t)bytes, "a request to " DISK);
+			ready[nr_ready] = (struct iocb *)(uintptr_t)done[nr_ready].obj;
+		}
+		ended += nr_ready;
+	}
+}
+
+static void read_4k(unsigned n)
+{
+	requests(n, 1, PAGE, false);
+}
+
+static void write_4k(unsigned n)
+{
+	requests(n, 1, PAGE, true);
+}
+
+static void read_4k_32(unsigned n)
+{
+	requests(n, DEPTH_MAX, PAGE, false);
+}
+
+static void write_4k_32(unsigned n)
+{
+	requests(n, DEPTH_MAX, PAGE, true);
+}
+
+static void read_64k(unsigned n)
+{
+	requests(n, 1, LARGE, false);
+}
+
+static void write_64k(unsigned n)
+{
+	requests(n, 1, LARGE, true);
+}
+
+/* ---- the network ---- */
+
 struct request {
 	uint32_t bytes, send;
 };
@@ -517,6 +618,12 @@ static const struct row rows[] = {
 	{"idle", 20, 0, idle, NULL, NULL},
 	{"disk-write", DEVICE_SIZE, 0, disk_write, open_disk, NULL},
 	{"disk-read", DEVICE_SIZE, 0, disk_read, open_disk, NULL},
+	{"read-4k", 512, 0, read_4k, open_requests, NULL},
+	{"write-4k", 512, 0, write_4k, open_requests, NULL},
+	{"read-4k-32", 2048, 0, read_4k_32, open_requests, NULL},
+	{"write-4k-32", 2048, 0, write_4k_32, open_requests, NULL},
+	{"read-64k", 256, 0, read_64k, open_requests, NULL},
+	{"write-64k", 256, 0, write_64k, open_requests, NULL},
 	{"net-out", DEVICE_SIZE, 0, network_out, open_network, NULL},
 	{"net-in", DEVICE_SIZE, 0, network_in, open_network, NULL},
 };
