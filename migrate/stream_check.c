@@ -25,7 +25,7 @@
 #define XSAVE_AREA   576u /* legacy area and header of the architecture's XSAVE format */
 #define FEATURES_KNOWN                                                                 \
 	(PGR_FEATURE_LZ4 | PGR_FEATURE_ZSTD | PGR_FEATURE_DELTA | PGR_FEATURE_RESUME | \
-	 PGR_FEATURE_VERIFY)
+	 PGR_FEATURE_VERIFY | PGR_FEATURE_DISKS)
 #define TSC_MODE_MAX	 3u
 #define CONTEXT_GDT_ENTS 4960u /* offset in vcpu_guest_context */
 #define GDT_ENTS_MAX	 7168u
@@ -176,6 +176,63 @@ static int check_parent(const uint8_t *body, size_t length, struct pgr_error *er
 
 	(void)length;
 	return in_range("the generation", b->generation, 1, UINT64_MAX, err);
+}
+
+static bool is_part_of_path(const uint8_t *part, size_t length)
+{
+	return length && !(part[0] == '.' && (length == 1 || (length == 2 && part[1] == '.')));
+}
+
+/* From the root on, and nothing but names: what it says does not depend on where one stands. */
+static int check_path(const uint8_t *path, size_t length, struct pgr_error *err)
+{
+	size_t begin = 1;
+
+	if (length < 2 || length > PGR_DISK_PATH_MAX || path[0] != '/')
+		return pgr_fail(err, -EPROTO, "its path is not one of 2 .. %u bytes from '/' on",
+				PGR_DISK_PATH_MAX);
+	for (size_t i = 1; i <= length; i++) {
+		if (i < length && path[i] != '/')
+			continue;
+		if (!is_part_of_path(path + begin, i - begin))
+			return pgr_fail(err, -EPROTO, "its path has an empty part, '.' or '..'");
+		begin = i + 1;
+	}
+	return check_text(path, length, false, err);
+}
+
+static int check_disk(const uint8_t *body, size_t length, struct pgr_error *err)
+{
+	const struct pgr_disk *b = (const void *)body;
+	const uint8_t *vdev = body + sizeof(*b);
+	int rc;
+
+	rc = in_range("the size", b->size, 512, PGR_DISK_BYTES_MAX, err);
+	if (!rc && b->size % 512)
+		rc = pgr_fail(err, -EPROTO, "the size is no multiple of 512");
+	if (!rc)
+		rc = in_range("the used size", b->used, 0, PGR_DISK_BYTES_MAX, err);
+	if (!rc)
+		rc = in_range("the format", b->format, PGR_DISK_RAW, PGR_DISK_QCOW2, err);
+	if (!rc)
+		rc = in_range("the length of its name", b->vdev_length, 1, PGR_DISK_VDEV_MAX, err);
+	if (!rc && b->vdev_length > length - sizeof(*b))
+		rc = pgr_fail(err, -EPROTO, "its name reaches beyond the record");
+	for (unsigned i = 0; !rc && i < b->vdev_length; i++)
+		if (!((vdev[i] >= 'a' && vdev[i] <= 'z') || (vdev[i] >= '0' && vdev[i] <= '9')))
+			rc = pgr_fail(err, -EPROTO, "its name is not one of letters and digits");
+	return rc ? rc
+		  : check_path(vdev + b->vdev_length, length - sizeof(*b) - b->vdev_length, err);
+}
+
+static int check_disk_attach(const uint8_t *body, size_t length, struct pgr_error *err)
+{
+	const struct pgr_disk_attach *b = (const void *)body;
+	int rc;
+
+	(void)length;
+	rc = in_range("the number of the disk", b->disk, 0, PGR_DISKS_MAX - 1, err);
+	return rc ? rc : reserved_is_zero(b->reserved, err);
 }
 
 static int check_page_word(uint64_t word, unsigned i, struct pgr_error *err)
@@ -593,6 +650,10 @@ static const struct body_rule rules[] = {
 	SIZED(CONFIG, sizeof(struct pgr_config) + 1, ANY, check_config),
 	FIXED(PARENT, sizeof(struct pgr_parent), check_parent),
 	EMPTY(OPEN),
+	SIZED(DISK, sizeof(struct pgr_disk) + 3,
+	      sizeof(struct pgr_disk) + PGR_DISK_VDEV_MAX + PGR_DISK_PATH_MAX, check_disk),
+	FIXED(DISK_ATTACH, sizeof(struct pgr_disk_attach), check_disk_attach),
+	SIZED(DISK_DATA, 0, PGR_DISK_DATA_MAX, NULL),
 	SIZED(PAGES, sizeof(struct pgr_pages), ANY, check_pages),
 	FIXED(ROUND_END, sizeof(struct pgr_round_end), check_round_end),
 	FIXED(STOP, sizeof(struct pgr_stop), NULL),

@@ -7,8 +7,8 @@
  * counters); it runs before the step and may refuse it. ABORT, KEEPALIVE and NOTE are legal in
  * every state and change nothing, except that nothing follows ABORT, nor a file's END.
  *
- * stream_order.state holds the row's number, three bits of HELLO (needed again later) and a
- * counter: the next P2M frame while those come, one more than the last vCPU while vCPUs come.
+ * stream_order.state holds the row's number, four bits of HELLO (needed again later) and a
+ * counter: disks while those come, the next P2M frame while those come, one more than the last vCPU while vCPUs come.
  *
  * What needs more memory than this is the reader's: that a codec or transform is among the
  * features, what ROUND_END counts, that the P2M frames cover the guest, that VERIFY covers what was
@@ -16,9 +16,11 @@
  *
  * From the source, channel 0:
  *
- *	NEW -HELLO-> IDENTITY -> CPU_POLICY? -> CONFIG -> PARENT? -OPEN-> ROUNDS <-> IN_ROUND
+ *	NEW -HELLO-> IDENTITY -> CPU_POLICY? -> CONFIG -> DISK* -> PARENT? -OPEN-> ROUNDS <-> IN_ROUND
  *	ROUNDS -STOP-> FINAL <-> IN_FINAL;  FINAL -VERIFY-> VERIFYING -ROUND_END-> VERIFIED
  *	FINAL, VERIFIED -PV_INFO or SIM_STATE-> ... -DIGEST-> INDEXING -END-> ENDED -COMMIT-> DONE
+ *
+ * On a DISK connection, both sides: NEW -DISK_ATTACH-> DISK_BYTES -empty DISK_DATA-> DONE.
  *
  * Other channels: ROUNDS, IN_ROUND, VERIFYING, VERIFIED without STOP and state, then END.
  */
@@ -36,6 +38,7 @@ enum state {
 	AFTER_IDENTITY,
 	AFTER_CPU_POLICY,
 	AFTER_CONFIG,
+	AFTER_DISK,
 	AFTER_PARENT,
 	ROUNDS,
 	IN_ROUND,
@@ -67,6 +70,7 @@ enum state {
 	TARGET_RUNNING,
 	TARGET_OTHER_NEW,
 	TARGET_OTHER_ACKS,
+	DISK_BYTES,
 	NR_STATES
 };
 
@@ -74,7 +78,8 @@ enum state {
 #define SIM_BIT	      (1u << STATE_BITS)
 #define STILL_BIT     (2u << STATE_BITS) /* HELLO.live is 0 */
 #define VERIFY_BIT    (4u << STATE_BITS) /* HELLO offers VERIFY */
-#define COUNTER_SHIFT (STATE_BITS + 3)
+#define DISKS_BIT     (8u << STATE_BITS) /* HELLO says that disks come along */
+#define COUNTER_SHIFT (STATE_BITS + 4)
 #define STEPS_MAX     8
 
 _Static_assert(NR_STATES <= 1u << STATE_BITS, "the row's number has its bits");
@@ -123,6 +128,8 @@ static int remember_hello(struct stream_order *o, const struct stream_record *re
 		o->state |= STILL_BIT;
 	if (h->features & PGR_FEATURE_VERIFY)
 		o->state |= VERIFY_BIT;
+	if (h->features & PGR_FEATURE_DISKS)
+		o->state |= DISKS_BIT;
 	return 0;
 }
 
@@ -150,6 +157,35 @@ static int parent_allowed(struct stream_order *o, const struct stream_record *re
 	if (o->kind == PGR_KIND_CHECKPOINT || o->kind == PGR_KIND_REPLICATE)
 		return 0;
 	return pgr_fail(err, -EPROTO, "only a checkpoint or a replica has a parent");
+}
+
+static int one_more_disk(struct stream_order *o, const struct stream_record *rec,
+			 struct pgr_error *err)
+{
+	(void)rec;
+	if (!(o->state & DISKS_BIT) || o->kind != PGR_KIND_MIGRATE)
+		return pgr_fail(err, -EPROTO, "HELLO did not say that disks come along");
+	if (counter_of(o) == PGR_DISKS_MAX)
+		return pgr_fail(err, -EPROTO, "more than %u disks come along", PGR_DISKS_MAX);
+	set_counter(o, counter_of(o) + 1);
+	return 0;
+}
+
+/* Disks were promised. */
+static int disks_needless(struct stream_order *o, const struct stream_record *rec,
+			  struct pgr_error *err)
+{
+	if (o->state & DISKS_BIT)
+		return pgr_fail(err, -EPROTO, "HELLO says that disks come along, and none does");
+	return parent_needless(o, rec, err);
+}
+
+static int disk_bytes(struct stream_order *o, const struct stream_record *rec,
+		      struct pgr_error *err)
+{
+	(void)o;
+	(void)err;
+	return rec->length ? 0 : 1;
 }
 
 static int round_is(const struct stream_order *o, uint32_t round, struct pgr_error *err)
@@ -355,12 +391,15 @@ static const struct step states[NR_STATES][STEPS_MAX] = {
 	[NEW] = {{PGR_REC_HELLO, AFTER_HELLO, remember_hello},
 		 {PGR_REC_RESUME, DONE, conversation_allowed},
 		 {PGR_REC_QUERY, DONE, conversation_allowed},
-		 {PGR_REC_CHECK, DONE, conversation_allowed}},
+		 {PGR_REC_CHECK, DONE, conversation_allowed},
+		 {PGR_REC_DISK_ATTACH, DISK_BYTES, conversation_allowed}},
 	[AFTER_HELLO] = {{PGR_REC_IDENTITY, AFTER_IDENTITY, NULL}},
 	[AFTER_IDENTITY] = {CONFIG, {PGR_REC_CPU_POLICY, AFTER_CPU_POLICY, NULL}},
 	[AFTER_CPU_POLICY] = {CONFIG},
-	[AFTER_CONFIG] = {{PGR_REC_OPEN, ROUNDS, parent_needless},
-			  {PGR_REC_PARENT, AFTER_PARENT, parent_allowed}},
+	[AFTER_CONFIG] = {{PGR_REC_OPEN, ROUNDS, disks_needless},
+			  {PGR_REC_PARENT, AFTER_PARENT, parent_allowed},
+			  {PGR_REC_DISK, AFTER_DISK, one_more_disk}},
+	[AFTER_DISK] = {{PGR_REC_OPEN, ROUNDS, NULL}, {PGR_REC_DISK, AFTER_DISK, one_more_disk}},
 	[AFTER_PARENT] = {{PGR_REC_OPEN, ROUNDS, NULL}},
 	[ROUNDS] = {{PGR_REC_PAGES, IN_ROUND, live_round},
 		    ROUND_TO(ROUNDS),
@@ -401,7 +440,8 @@ static const struct step states[NR_STATES][STEPS_MAX] = {
 	[TARGET_NEW] = {{PGR_REC_HELLO_REPLY, AFTER_HELLO_REPLY, NULL},
 			{PGR_REC_RESUME_REPLY, TARGET_RESUMED, NULL},
 			{PGR_REC_STATUS, DONE, NULL},
-			{PGR_REC_CHECK_REPLY, DONE, NULL}},
+			{PGR_REC_CHECK_REPLY, DONE, NULL},
+			{PGR_REC_DISK_DATA, DISK_BYTES, disk_bytes}},
 	[AFTER_HELLO_REPLY] = {{PGR_REC_PRECHECK, ACKS, precheck_passed}},
 	[ACKS] = {{PGR_REC_ACK, ACKS, NULL}, {PGR_REC_READY, TARGET_READY, NULL}},
 	[TARGET_RESUMED] = {{PGR_REC_ACK, TARGET_RESUMED, NULL},
@@ -413,6 +453,7 @@ static const struct step states[NR_STATES][STEPS_MAX] = {
 	[TARGET_OTHER_NEW] = {{PGR_REC_ACK, TARGET_OTHER_ACKS, NULL},
 			      {PGR_REC_RESUME_REPLY, TARGET_OTHER_ACKS, NULL}},
 	[TARGET_OTHER_ACKS] = {{PGR_REC_ACK, TARGET_OTHER_ACKS, NULL}},
+	[DISK_BYTES] = {{PGR_REC_DISK_DATA, DISK_BYTES, disk_bytes}},
 };
 
 void stream_order_init(struct stream_order *o, enum stream_side side, enum pgr_kind kind,

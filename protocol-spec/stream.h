@@ -20,6 +20,12 @@
 #define PGR_BATCH_MAX 256u
 /* Most channels in one session. */
 #define PGR_CHANNELS_MAX 16u
+/* Most disks that a guest takes along, bytes of the path of one, and of what travels at once. */
+#define PGR_DISKS_MAX	   16u
+#define PGR_DISK_PATH_MAX  1023u
+#define PGR_DISK_VDEV_MAX  31u
+#define PGR_DISK_DATA_MAX  (1u << 20)
+#define PGR_DISK_BYTES_MAX (1ull << 50)
 /* Largest guest: 2^40 bytes. */
 #define PGR_PFNS_MAX  (1ull << 28)
 #define PGR_VCPUS_MAX 512u
@@ -44,6 +50,7 @@ enum pgr_purpose {
 	PGR_PURPOSE_RESUME = 3, /* this channel again, after its connection was lost */
 	PGR_PURPOSE_QUERY = 4,	/* what became of the session? */
 	PGR_PURPOSE_CHECK = 5,	/* is this host ready to take guests? no session */
+	PGR_PURPOSE_DISK = 6,	/* a disk of the session's guest */
 };
 
 /* The first bytes of a stream: inside TLS on every channel and in each direction, and of every file. */
@@ -107,7 +114,10 @@ enum pgr_record_type {
 	PGR_REC_DEVICE_STATE = 0x28,
 	PGR_REC_SIM_STATE = 0x2f,
 
-	/* 0x30 .. 0x3f: disk contents, to be defined */
+	/* disks that come along */
+	PGR_REC_DISK = 0x30,	    /* opening, source: there is one */
+	PGR_REC_DISK_ATTACH = 0x31, /* source, first on a DISK connection: which one it is for */
+	PGR_REC_DISK_DATA = 0x32,   /* both, on a DISK connection: bytes of NBD; none: the end */
 
 	/* conversation on channel 0 */
 	PGR_REC_HELLO_REPLY = 0x40,  /* target */
@@ -143,6 +153,7 @@ enum pgr_guest_kind {
 #define PGR_FEATURE_DELTA  (1u << 2)
 #define PGR_FEATURE_RESUME (1u << 3)
 #define PGR_FEATURE_VERIFY (1u << 4)
+#define PGR_FEATURE_DISKS  (1u << 5) /* the guest brings its disks along */
 
 struct pgr_hello {
 	uint32_t guest_kind; /* enum pgr_guest_kind */
@@ -198,6 +209,27 @@ struct pgr_parent {
 	uint64_t generation; /* 1 for a child of a whole image, and so on */
 };
 _Static_assert(sizeof(struct pgr_parent) == 32, "wire format");
+
+/* DISK: header, then the name in the guest, then the path of its file. */
+enum pgr_disk_format {
+	PGR_DISK_RAW = 1,
+	PGR_DISK_QCOW2 = 2,
+};
+struct pgr_disk {
+	uint64_t size;	 /* bytes, a multiple of 512 */
+	uint64_t used;	 /* bytes of storage that it takes at the source */
+	uint32_t format; /* enum pgr_disk_format */
+	uint32_t vdev_length;
+	/* char vdev[vdev_length]; char path[]; */
+};
+_Static_assert(sizeof(struct pgr_disk) == 24, "wire format");
+
+/* DISK_ATTACH: its place among the DISK records, from 0 on. DISK_DATA: bytes. */
+struct pgr_disk_attach {
+	uint32_t disk;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct pgr_disk_attach) == 8, "wire format");
 
 /*
  * PAGES: header; page words; groups; then the data of each group, each padded to 8.

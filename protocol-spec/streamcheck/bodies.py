@@ -9,7 +9,9 @@ import uuid
 from . import Refused
 
 GUESTS = {1: "PV64", 2: "SIM"}
-FEATURES = ("LZ4", "ZSTD", "DELTA", "RESUME", "VERIFY")
+FEATURES = ("LZ4", "ZSTD", "DELTA", "RESUME", "VERIFY", "DISKS")
+DISKS_MAX = 16
+DISK_DATA_MAX = 1 << 20
 PFNS_MAX = 1 << 28
 VCPUS_MAX = 512
 CONTEXT_SIZE = 5168
@@ -133,6 +135,45 @@ def parent(body):
     if not generation:
         raise Refused("generation is 0")
     return {"session": session.hex(), "digest": digest, "generation": generation}
+
+
+def disk_path(raw):
+    path = text(raw)
+    within(len(raw), 2, 1023, "the length of the path")
+    if path[0] != "/" or any(part in ("", ".", "..") for part in path[1:].split("/")):
+        raise Refused("the path is not made of names from / on")
+    if any(c in "\t\n" for c in path):
+        raise Refused("the path has a character that no path may have")
+    return path
+
+
+def disk(body):
+    at_least(body, 24)
+    size, used, form, length = struct.unpack_from("<QQII", body)
+    within(size, 512, 1 << 50, "size")
+    if size % 512:
+        raise Refused("size is no multiple of 512")
+    within(used, 0, 1 << 50, "used")
+    within(length, 1, 31, "vdev_length")
+    at_least(body, 24 + length)
+    vdev = bytes(body[24:24 + length])
+    if not all(0x61 <= c <= 0x7A or 0x30 <= c <= 0x39 for c in vdev):
+        raise Refused("vdev is not made of small letters and digits")
+    return {"size": size, "used": used, "format": named(form, {1: "RAW", 2: "QCOW2"}, "format"), "vdev": vdev.decode(),
+            "path": disk_path(body[24 + length:])}
+
+
+def disk_attach(body):
+    exact(body, 8)
+    number, reserved = struct.unpack("<II", body)
+    zero(reserved)
+    within(number, 0, DISKS_MAX - 1, "disk")
+    return {"disk": number}
+
+
+def disk_data(body):
+    within(len(body), 0, DISK_DATA_MAX, "the number of bytes")
+    return {"bytes": len(body)}
 
 
 def round_end(body):
@@ -337,6 +378,7 @@ def end(body):
 
 DECODERS = {
     "HELLO": hello, "IDENTITY": identity, "CPU_POLICY": cpu_policy, "CONFIG": config, "PARENT": parent, "OPEN": empty,
+    "DISK": disk, "DISK_ATTACH": disk_attach, "DISK_DATA": disk_data,
     "ROUND_END": round_end, "STOP": stop, "VERIFY": empty, "DIGEST": digest,
     "PV_INFO": pv_info, "PV_P2M_FRAMES": p2m_frames, "PV_SHARED_INFO": shared_info, "VCPU_CONTEXT": vcpu_context,
     "VCPU_EXTENDED": vcpu_extended, "VCPU_XSAVE": vcpu_xsave, "VCPU_MSRS": vcpu_msrs, "TSC_INFO": tsc_info,

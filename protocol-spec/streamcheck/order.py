@@ -12,11 +12,13 @@ STATE_FOLLOWS = {"PV_INFO": "pv-info", "SIM_STATE": "state-done"}
 AFTER_VCPU = {"VCPU_CONTEXT": "context", "PV_SHARED_INFO": "shared"}
 
 SOURCE_FIRST = {
-    "start": {"HELLO": "hello", "QUERY": "over", "CHECK": "over"},
+    "start": {"HELLO": "hello", "QUERY": "over", "CHECK": "over", "DISK_ATTACH": "disk-bytes"},
     "hello": {"IDENTITY": "identity"},
     "identity": {"CPU_POLICY": "policy", "CONFIG": "config"},
     "policy": {"CONFIG": "config"},
-    "config": {"PARENT": "parent", "OPEN": "live"},
+    "config": {"PARENT": "parent", "OPEN": "live", "DISK": "disk"},
+    "disk": {"DISK": "disk", "OPEN": "live"},
+    "disk-bytes": {"DISK_DATA": "disk-bytes"},
     "parent": {"OPEN": "live"},
     "live": {"PAGES": "live-round", "ROUND_END": "live", "STOP": "stopped"},
     "live-round": {"PAGES": "live-round", "ROUND_END": "live"},
@@ -48,7 +50,9 @@ SOURCE_FURTHER = {
 }
 
 TARGET_FIRST = {
-    "start": {"HELLO_REPLY": "reply", "RESUME_REPLY": "resumed", "STATUS": "over", "CHECK_REPLY": "over"},
+    "start": {"HELLO_REPLY": "reply", "RESUME_REPLY": "resumed", "STATUS": "over", "CHECK_REPLY": "over",
+              "DISK_DATA": "disk-bytes"},
+    "disk-bytes": {"DISK_DATA": "disk-bytes"},
     "reply": {"PRECHECK": "checked"},
     "refused": {},
     "checked": {"ACK": "checked", "READY": "ready"},

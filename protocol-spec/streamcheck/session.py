@@ -9,7 +9,7 @@ them (digest, page tables, equal numbers of rounds) is checked by Session.finish
 import os
 
 from . import Incomplete, Refused
-from .bodies import DECODERS
+from .bodies import DECODERS, DISKS_MAX
 from .framing import FILE_KINDS, HEADER_SIZE, MAGIC, RECORD_HEADER_SIZE, TYPES, Header, read_record
 from .memory import CODECS, TRANSFORMS, Batch, Memory
 from .order import SKIPPED, Order
@@ -54,6 +54,7 @@ class Session:
         self.reply = None
         self.identity = None
         self.parent = None
+        self.disks = []
         self.generation = 0
         self.memory = Memory()
         self.verified = set()
@@ -98,6 +99,15 @@ class Session:
         self.generation = fields["generation"]
         self.memory = Memory(self.parent.memory)
 
+    def take_disk(self, fields):
+        if "DISKS" not in self.hello["features"] or self.header.kind != "MIGRATE":
+            raise Refused("HELLO did not say that disks come along")
+        if len(self.disks) == DISKS_MAX:
+            raise Refused("more than %d disks" % DISKS_MAX)
+        if fields["path"] in self.disks:
+            raise Refused("two disks in %s" % fields["path"])
+        self.disks.append(fields["path"])
+
     def take(self, name, fields):
         """A record of channel 0 that is about the whole guest."""
         if name == "HELLO":
@@ -111,6 +121,10 @@ class Session:
                 raise Refused("format %s of a %s guest" % (fields["format"], self.hello["guest"]))
         elif name == "PARENT":
             self.take_parent(fields)
+        elif name == "DISK":
+            self.take_disk(fields)
+        elif name == "OPEN" and "DISKS" in self.hello["features"] and not self.disks:
+            raise Refused("HELLO says that disks come along, and none does")
         elif name in ("PV_INFO", "SIM_STATE"):
             if (name == "SIM_STATE") != (self.hello["guest"] == "SIM"):
                 raise Refused("the state of another kind of guest than the %s of HELLO" % self.hello["guest"])
@@ -291,6 +305,8 @@ class SourceStream:
             self.index_records += 1
         elif rec.name == "END":
             self.take_end(fields)
+        elif rec.name == "DISK_DATA" and not rec.body:
+            self.order.state = "over"
         self.session.take(rec.name, fields)
         self.session.seen(rec, fields)
 
@@ -381,6 +397,8 @@ class TargetStream:
     def take(self, name, fields, order):
         if name == "HELLO_REPLY":
             self.session.take_reply(fields)
+        elif name == "DISK_DATA" and not fields["bytes"]:
+            order.state = "over"
         elif name == "PRECHECK" and fields["refusals"]:
             order.state = "refused"
         elif name == "ACK":
@@ -413,7 +431,7 @@ def is_target_stream(data):
     """Whether what follows the first stream header comes from a target."""
     first = int.from_bytes(bytes(data[HEADER_SIZE:HEADER_SIZE + 4]), "little")
     return len(data) >= HEADER_SIZE + RECORD_HEADER_SIZE and TYPES.get(first) in (
-        "HELLO_REPLY", "RESUME_REPLY", "ACK", "STATUS", "CHECK_REPLY")
+        "HELLO_REPLY", "RESUME_REPLY", "ACK", "STATUS", "CHECK_REPLY", "DISK_DATA")
 
 
 def read_bytes(path):

@@ -21,7 +21,7 @@ TYPES = {
     "HELLO": 0x01, "IDENTITY": 0x02, "CPU_POLICY": 0x03, "CONFIG": 0x04, "PARENT": 0x05, "OPEN": 0x06,
     "PAGES": 0x10, "ROUND_END": 0x11, "STOP": 0x12, "VERIFY": 0x13, "DIGEST": 0x14,
     "PV_INFO": 0x20, "PV_P2M_FRAMES": 0x21, "PV_SHARED_INFO": 0x22, "VCPU_CONTEXT": 0x23, "VCPU_EXTENDED": 0x24,
-    "VCPU_XSAVE": 0x25, "VCPU_MSRS": 0x26, "TSC_INFO": 0x27, "SIM_STATE": 0x2F,
+    "VCPU_XSAVE": 0x25, "VCPU_MSRS": 0x26, "TSC_INFO": 0x27, "SIM_STATE": 0x2F, "DISK": 0x30, "DISK_ATTACH": 0x31, "DISK_DATA": 0x32,
     "HELLO_REPLY": 0x40, "PRECHECK": 0x41, "ACK": 0x42, "READY": 0x43, "COMMIT": 0x44, "RUNNING": 0x45, "ABORT": 0x46,
     "QUERY": 0x47, "STATUS": 0x48, "RESUME": 0x49, "RESUME_REPLY": 0x4A, "CHECK": 0x4B, "CHECK_REPLY": 0x4C,
     "KEEPALIVE": OPTIONAL | 0x4D, "CONNECTED": OPTIONAL | 0x4E, "INDEX": OPTIONAL | 0x50, "NOTE": OPTIONAL | 0x51, "END": 0x5F,
@@ -29,6 +29,7 @@ TYPES = {
 }
 KINDS = {"MIGRATE": 1, "IMAGE": 2, "CHECKPOINT": 3}
 FEATURES = ["LZ4", "ZSTD", "DELTA", "RESUME", "VERIFY"]
+ALL_FEATURES = FEATURES + ["DISKS"]
 UUID = uuid.UUID("7a3e1d52-90c4-4c5b-8d11-5b6f0e2a9c01")
 WALLCLOCK = 1_700_000_000_123_456_789
 
@@ -122,8 +123,8 @@ class Stream:
 
     # What a source says.
 
-    def opening(self, guest="SIM", nr_pfns=4, populated=3, vcpus=1, live=0, features=FEATURES, policy=False, parent=None):
-        bits = sum(1 << FEATURES.index(f) for f in features)
+    def opening(self, guest="SIM", nr_pfns=4, populated=3, vcpus=1, live=0, features=FEATURES, policy=False, parent=None, disks=()):
+        bits = sum(1 << ALL_FEATURES.index(f) for f in features)
         self.record("HELLO", struct.pack("<IIQQII", {"PV64": 1, "SIM": 2}[guest], bits, nr_pfns, populated, vcpus, live), guest=guest,
                     features=features, nr_pfns=nr_pfns, populated=populated, vcpus=vcpus, live=live)
         self.record("IDENTITY", UUID.bytes + "krebs-é".encode(), uuid=str(UUID), name="krebs-é")
@@ -137,7 +138,13 @@ class Stream:
         if parent:
             self.record("PARENT", struct.pack("<16sQQ", session_id(parent[0]), parent[1], parent[2]), session=session_id(parent[0]).hex(),
                         digest=parent[1], generation=parent[2])
+        for disk in disks:
+            self.disk(*disk)
         self.record("OPEN")
+
+    def disk(self, size, used, form, vdev, path):
+        self.record("DISK", struct.pack("<QQII", size, used, {"RAW": 1, "QCOW2": 2}[form], len(vdev)) + vdev.encode() + path.encode(),
+                    size=size, used=used, format=form, vdev=vdev, path=path)
 
     def pages(self, memory, pages, groups=()):
         """pages: (pfn, transform, type, page); groups: (codec, number of pages). Applies to memory."""
@@ -207,7 +214,7 @@ class Stream:
     # What a target says.
 
     def reply(self, features=FEATURES, channels=1, window=8):
-        bits = sum(1 << FEATURES.index(f) for f in features)
+        bits = sum(1 << ALL_FEATURES.index(f) for f in features)
         self.record("HELLO_REPLY", struct.pack("<IIII", 1, bits, channels, window), features=features, channels=channels, window=window)
 
     def precheck(self, refusals=()):
@@ -428,6 +435,36 @@ def session():
             {"source-0": c0, "source-1": c1, "target-0": t0, "target-1": t1}, m)
 
 
+def disks():
+    c0, t0, m = Stream("MIGRATE", "disks"), Stream("MIGRATE", "disks"), {}
+    c0.opening(features=ALL_FEATURES, disks=[(1 << 30, 5 << 20, "QCOW2", "xvda", "/srv/guests/krebs.qcow2"), (512, 0, "RAW", "xvdb", "/é")])
+    t0.reply(ALL_FEATURES)
+    t0.precheck()
+    c0.stop()
+    c0.pages(m, [(0, "data", 0, text_page(1)), (1, "zero", 0, None), (3, "zero", 0, None)], [("raw", 1)])
+    c0.round_end()
+    c0.sim_state()
+    c0.digest(m)
+    c0.end()
+    t0.ack(c0.sequence)
+    t0.ready(m)
+    c0.record("COMMIT")
+    t0.record("RUNNING")
+    return "A guest that brings two disks.", {"source-0": c0, "target-0": t0}, m
+
+
+def disk():
+    """Its bytes are those of NBD, of which nothing is said here."""
+    c0, t0 = Stream("MIGRATE", "disk"), Stream("MIGRATE", "disk")
+    c0.record("DISK_ATTACH", struct.pack("<II", 1, 0), disk=1)
+    t0.record("DISK_DATA", b"NBDMAGIC", bytes=8)
+    c0.record("KEEPALIVE")
+    c0.record("DISK_DATA", b"\1\2\3", bytes=3)
+    for s in (c0, t0):
+        s.record("DISK_DATA", bytes=0)
+    return "The connection of a disk.", {"source": c0, "target": t0}, {}
+
+
 def resumed():
     c0, c1 = Stream("MIGRATE", "resumed", 0, 2), Stream("MIGRATE", "resumed", 1, 2)
     t0, t1 = Stream("MIGRATE", "resumed", 0, 2), Stream("MIGRATE", "resumed", 1, 2)
@@ -517,7 +554,7 @@ def hex_lines(data):
 
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else os.path.dirname(os.path.abspath(__file__))
-    for make in (image_sim, image_indexed, image_rounds, image_optional, image_pv, chain, session, resumed, refused, aborted, query, check):
+    for make in (image_sim, image_indexed, image_rounds, image_optional, image_pv, chain, session, disks, disk, resumed, refused, aborted, query, check):
         name = make.__name__.replace("_", "-")
         about, streams, memory = make()
         with open(os.path.join(folder, name + ".hex"), "w", encoding="utf-8") as f:
@@ -526,7 +563,7 @@ def main():
                 f.write("\nfile %s\n" % part)
                 for comment, offset, data in stream.parts:
                     f.write("# 0x%x %s\n%s" % (offset, comment, hex_lines(data)))
-        expected = {"about": about, "accept": True, "session": name in ("session", "resumed", "refused", "aborted"),
+        expected = {"about": about, "accept": True, "session": name in ("session", "disks", "resumed", "refused", "aborted"),
                     "memory": {str(pfn): "%08x" % zlib.crc32(memory[pfn]) for pfn in sorted(memory)},
                     "files": {part: stream.expected for part, stream in streams.items()}}
         with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as f:

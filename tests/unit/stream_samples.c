@@ -64,15 +64,17 @@ static const uint32_t types[] = {
 	PGR_REC_VCPU_CONTEXT,  PGR_REC_VCPU_EXTENDED,
 	PGR_REC_VCPU_XSAVE,    PGR_REC_VCPU_MSRS,
 	PGR_REC_TSC_INFO,      PGR_REC_SIM_STATE,
-	PGR_REC_HELLO_REPLY,   PGR_REC_PRECHECK,
-	PGR_REC_ACK,	       PGR_REC_READY,
-	PGR_REC_COMMIT,	       PGR_REC_RUNNING,
-	PGR_REC_ABORT,	       PGR_REC_QUERY,
-	PGR_REC_STATUS,	       PGR_REC_RESUME,
-	PGR_REC_RESUME_REPLY,  PGR_REC_CHECK,
-	PGR_REC_CHECK_REPLY,   PGR_REC_KEEPALIVE,
-	PGR_REC_CONNECTED,     PGR_REC_INDEX,
-	PGR_REC_NOTE,	       PGR_REC_END,
+	PGR_REC_DISK,	       PGR_REC_DISK_ATTACH,
+	PGR_REC_DISK_DATA,     PGR_REC_HELLO_REPLY,
+	PGR_REC_PRECHECK,      PGR_REC_ACK,
+	PGR_REC_READY,	       PGR_REC_COMMIT,
+	PGR_REC_RUNNING,       PGR_REC_ABORT,
+	PGR_REC_QUERY,	       PGR_REC_STATUS,
+	PGR_REC_RESUME,	       PGR_REC_RESUME_REPLY,
+	PGR_REC_CHECK,	       PGR_REC_CHECK_REPLY,
+	PGR_REC_KEEPALIVE,     PGR_REC_CONNECTED,
+	PGR_REC_INDEX,	       PGR_REC_NOTE,
+	PGR_REC_END,
 };
 
 const uint32_t *sample_types(size_t *nr)
@@ -235,6 +237,22 @@ static size_t sample_talk(uint32_t type, uint8_t *body)
 	}
 }
 
+static size_t sample_disk(uint32_t type, uint8_t *body)
+{
+	size_t n;
+
+	switch (type) {
+	case PGR_REC_DISK:
+		n = PUT((struct pgr_disk){
+			.size = 4096, .used = 512, .format = PGR_DISK_RAW, .vdev_length = 4});
+		return sample_text(n, "xvda/srv/disk", body);
+	case PGR_REC_DISK_ATTACH:
+		return PUT((struct pgr_disk_attach){.disk = 1});
+	default:
+		return sample_text(0, "NBDMAGIC", body);
+	}
+}
+
 size_t sample_body(uint32_t type, uint32_t round, uint8_t *body)
 {
 	uint32_t plain = type & ~PGR_OPTIONAL;
@@ -245,8 +263,10 @@ size_t sample_body(uint32_t type, uint32_t round, uint8_t *body)
 	if (plain < PGR_REC_PV_INFO || type == PGR_REC_INDEX || type == PGR_REC_END ||
 	    type == PGR_REC_READY)
 		return sample_memory(type, round, body);
-	if (plain < PGR_REC_HELLO_REPLY)
+	if (plain < PGR_REC_DISK)
 		return sample_state(type, body);
+	if (plain < PGR_REC_HELLO_REPLY)
+		return sample_disk(type, body);
 	return sample_talk(type, body);
 }
 

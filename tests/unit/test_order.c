@@ -258,6 +258,11 @@ static size_t parse_source_0(struct grammar *g)
 {
 	bool file = g->c->kind != PGR_KIND_MIGRATE;
 
+	if (!file && take(g, PGR_REC_DISK_ATTACH)) {
+		while (take(g, PGR_REC_DISK_DATA))
+			;
+		return g->at;
+	}
 	if (!take(g, PGR_REC_HELLO)) {
 		if (!file && !take(g, PGR_REC_QUERY) && !take(g, PGR_REC_CHECK))
 			take(g, PGR_REC_RESUME);
@@ -413,8 +418,8 @@ static void refusals_say_what_is_due(void)
 	static const struct sample_record twice_connected[] = {R(RESUME_REPLY), R(RUNNING),
 							       R(CONNECTED), R(CONNECTED)};
 	static const struct refusal refusals[] = {
-		{pages_first, 1, 0, "HELLO, RESUME, QUERY or CHECK may come"},
-		{pages_first, 1, 1, "HELLO, RESUME, QUERY or CHECK may come"},
+		{pages_first, 1, 0, "HELLO, RESUME, QUERY, CHECK or DISK_ATTACH may come"},
+		{pages_first, 1, 1, "HELLO, RESUME, QUERY, CHECK or DISK_ATTACH may come"},
 		{query, 1, 1, "a file holds no conversation"},
 		{unfinished, 6, 0, "PAGES or ROUND_END may come"},
 		{late_round, 5, 0, "round 1 where round 0 is due"},

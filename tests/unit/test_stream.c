@@ -201,7 +201,8 @@ static void every_shorter_or_longer_body_is_checked(void)
 		size_t length = sample_body(type[i], 0, body);
 		bool text = type[i] == PGR_REC_IDENTITY || type[i] == PGR_REC_CONFIG ||
 			    type[i] == PGR_REC_SIM_STATE || type[i] == PGR_REC_ABORT ||
-			    type[i] == PGR_REC_CHECK_REPLY || type[i] == PGR_REC_NOTE;
+			    type[i] == PGR_REC_CHECK_REPLY || type[i] == PGR_REC_NOTE ||
+			    type[i] == PGR_REC_DISK || type[i] == PGR_REC_DISK_DATA;
 
 		CHECK_MSG(stream_check_body(type[i], body, length, &err) == 0, "%s: %s",
 			  stream_type_name(type[i]), err.text);
@@ -237,7 +238,7 @@ struct bad_field {
 static const struct bad_field bad_fields[] = {
 	{PGR_REC_HELLO, 0, 4, 0, "kind of guest"},
 	{PGR_REC_HELLO, 0, 4, 3, "kind of guest"},
-	{PGR_REC_HELLO, 4, 4, 0x20, "features 0x20"},
+	{PGR_REC_HELLO, 4, 4, 0x40, "features 0x40"},
 	{PGR_REC_HELLO, 8, 8, 0, "number of pfns"},
 	{PGR_REC_HELLO, 8, 8, PGR_PFNS_MAX + 1, "number of pfns"},
 	{PGR_REC_HELLO, 16, 8, 1025, "populated"},
@@ -260,6 +261,23 @@ static const struct bad_field bad_fields[] = {
 	{PGR_REC_CONFIG, 4, 4, 1, "reserved"},
 	{PGR_REC_CONFIG, 9, 1, 0, "control character"},
 	{PGR_REC_PARENT, 24, 8, 0, "generation"},
+	{PGR_REC_DISK, 0, 8, 0, "size"},
+	{PGR_REC_DISK, 0, 8, 1000, "512"},
+	{PGR_REC_DISK, 0, 8, 2 * PGR_DISK_BYTES_MAX, "size"},
+	{PGR_REC_DISK, 8, 8, UINT64_MAX, "used"},
+	{PGR_REC_DISK, 16, 4, 3, "format"},
+	{PGR_REC_DISK, 20, 4, 0, "length"},
+	{PGR_REC_DISK, 20, 4, 30, "beyond"},
+	{PGR_REC_DISK, 20, 4, UINT32_MAX, "length"},
+	{PGR_REC_DISK, 20, 4, 3, "path"},
+	{PGR_REC_DISK, 24, 1, '/', "letters"},
+	{PGR_REC_DISK, 28, 1, '.', "path"},
+	{PGR_REC_DISK, 29, 4, 0x2f2e2e2f, "'..'"}, /* "/../" */
+	{PGR_REC_DISK, 29, 2, 0x2f2e, "'.'"},
+	{PGR_REC_DISK, 33, 1, 0, "control character"},
+	{PGR_REC_DISK, 36, 1, '/', "empty part"},
+	{PGR_REC_DISK_ATTACH, 0, 4, PGR_DISKS_MAX, "number of the disk"},
+	{PGR_REC_DISK_ATTACH, 4, 4, 1, "reserved"},
 	{PGR_REC_PAGES, 0, 4, 0, "number of pages"},
 	{PGR_REC_PAGES, 0, 4, 257, "number of pages"},
 	{PGR_REC_PAGES, 4, 4, 4, "number of groups"},

@@ -91,6 +91,9 @@ static int apply(struct codec *c, const struct stream_record *rec, struct pgr_er
 	case PGR_REC_VERIFY:
 		c->verifying = true;
 		return 0;
+	case PGR_REC_DISK_DATA:
+		c->over = !rec->length;
+		return 0;
 	case PGR_REC_PAGES:
 		return apply_pages(c, rec, err);
 	case PGR_REC_END:

@@ -25,7 +25,7 @@ int connect_check_preamble(const struct pgr_preamble *p, struct pgr_error *err)
 
 	if (memcmp(p->magic, PGR_PREAMBLE_MAGIC, sizeof(p->magic)))
 		return pgr_fail(err, -EPROTO, "it does not speak the pagurus protocol");
-	if (p->purpose < PGR_PURPOSE_NEW || p->purpose > PGR_PURPOSE_CHECK)
+	if (p->purpose < PGR_PURPOSE_NEW || p->purpose > PGR_PURPOSE_DISK)
 		return pgr_fail(err, -EPROTO, "unknown purpose %u in its preamble", p->purpose);
 	if (p->channel >= PGR_CHANNELS_MAX || p->reserved)
 		return pgr_fail(err, -EPROTO, "bad channel or reserved field in its preamble");
