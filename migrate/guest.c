@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 void guest_description_free(struct guest_description *d)
 {
@@ -13,7 +14,16 @@ void guest_description_free(struct guest_description *d)
 	free(d->config);
 	free(d->leaves);
 	free(d->msrs);
+	free(d->disks);
 	*d = (struct guest_description){0};
+}
+
+bool guest_disk_comes(const struct guest_description *d, const char *path)
+{
+	for (unsigned i = 0; i < d->nr_disks; i++)
+		if (!strcmp(d->disks[i].path, path))
+			return true;
+	return false;
 }
 
 void guest_refuse(struct guest_refusals *r, const char *fmt, ...)

@@ -37,6 +37,14 @@ struct guest_info {
 	char why_not[200]; /* when it cannot: a sentence for the user */
 };
 
+/* A disk that comes along. */
+struct guest_disk {
+	char vdev[PGR_DISK_VDEV_MAX + 1];
+	char path[PGR_DISK_PATH_MAX + 1]; /* of its file, the same at both ends */
+	uint64_t size, used;		  /* bytes: of the disk, of storage that it takes */
+	enum pgr_disk_format format;
+};
+
 /* What the opening of a stream says about a guest. Strings and arrays are malloc'd and owned by this structure. */
 struct guest_description {
 	struct guest_info info;
@@ -46,7 +54,12 @@ struct guest_description {
 	uint32_t nr_leaves;
 	struct pgr_msr *msrs;
 	uint32_t nr_msrs;
+	struct guest_disk *disks; /* those that come along; the others are where both reach them */
+	unsigned nr_disks;
 };
+
+/* Whether the disk in that file comes along. */
+bool guest_disk_comes(const struct guest_description *d, const char *path);
 
 void guest_description_free(struct guest_description *d);
 

@@ -150,7 +150,8 @@ static void check_programs(const libxl_domain_config *config, struct guest_refus
 			PGR_DISK_PROGRAM);
 }
 
-static void check_disk(const libxl_device_disk *disk, bool ours, struct guest_refusals *r)
+static void check_disk(const libxl_device_disk *disk, const struct guest_description *d, bool ours,
+		       struct guest_refusals *r)
 {
 	struct stat st;
 
@@ -165,10 +166,13 @@ static void check_disk(const libxl_device_disk *disk, bool ours, struct guest_re
 	/* Of an address it is found out by the program that serves it, before memory moves. */
 	if (ours && strstr(disk->pdev_path, "://"))
 		return;
+	/* It is made here. */
+	if (guest_disk_comes(d, disk->pdev_path))
+		return;
 	if (stat(disk->pdev_path, &st))
 		guest_refuse(
 			r,
-			"disk %s is %s, which does not exist here: share it with this host, or copy it",
+			"disk %s is %s, which does not exist here: share it with this host, or take it along (--with-disks)",
 			disk->vdev, disk->pdev_path);
 }
 
@@ -194,12 +198,13 @@ static void check_nic(const libxl_device_nic *nic, struct guest_refusals *r)
 			nic->devid, nic->bridge, nic->bridge);
 }
 
-static void check_devices(const libxl_domain_config *config, struct guest_refusals *r)
+static void check_devices(const struct guest_description *d, const libxl_domain_config *config,
+			  struct guest_refusals *r)
 {
 	int i;
 
 	for (i = 0; i < config->num_disks; i++)
-		check_disk(&config->disks[i], xen_disks_are_ours(config), r);
+		check_disk(&config->disks[i], d, xen_disks_are_ours(config), r);
 	for (i = 0; i < config->num_nics; i++)
 		check_nic(&config->nics[i], r);
 	if (config->num_pcidevs)
@@ -313,7 +318,11 @@ int xen_sink_precheck(struct xen_sink *s, const struct guest_description *d,
 	if (rc)
 		goto out;
 	check_name(s, d, r);
-	check_devices(&config, r);
+	check_devices(d, &config, r);
+	if (d->nr_disks && !xen_disks_are_ours(&config))
+		guest_refuse(
+			r,
+			"a disk that comes along has to be served by pagurus-blk, and this guest has one that is not");
 	check_programs(&config, r);
 	rc = check_cpu(s, d, r, err);
 	/* Last: it fills in defaults. */

@@ -18,6 +18,7 @@ static const char *const phase_names[] = {
 	[SESSION_READY] = "ready",     [SESSION_COMMIT] = "commit",
 	[SESSION_CLEANUP] = "cleanup", [SESSION_DONE] = "done",
 	[SESSION_FAILED] = "failed",   [SESSION_RECONNECT] = "reconnect",
+	[SESSION_DISKS] = "disks",
 };
 
 const char *session_phase_name(enum session_phase p)

@@ -5,8 +5,9 @@
  *   source                                                target
  *   CONNECT    HELLO IDENTITY CPU_POLICY CONFIG OPEN  ->   PRECHECK
  *   PRECHECK                       <- HELLO_REPLY PRECHECK  RECEIVE (domain created)
+ *   DISKS      (those that come along: NBD, connections of their own, until both have the same)
  *   ROUNDS     PAGES... ROUND_END, again and again    ->
- *   STOP       (disks let go of)
+ *   STOP       (disks let go of, and the target's have everything)
  *              STOP PAGES... ROUND_END state DIGEST END ->  FINISH
  *   WAIT                                        <- READY    READY
  *   COMMIT     (journal) COMMIT                       ->    (journal) START
@@ -44,6 +45,7 @@ enum session_phase {
 	SESSION_DONE,
 	SESSION_FAILED,
 	SESSION_RECONNECT, /* the connection is lost and being made again */
+	SESSION_DISKS,	   /* source: the disks are copied, and from then on kept the same */
 };
 const char *session_phase_name(enum session_phase p); /* "rounds" ... */
 
@@ -54,6 +56,8 @@ struct session_progress {
 	uint64_t pages_total;  /* of this round */
 	uint64_t pages_done;   /* of this round */
 	uint64_t bytes_sent;   /* on the wire or read from it, all channels, since the start */
+	uint64_t disk_bytes;   /* of disks that come along: copied so far */
+	uint64_t disk_left;    /* and still to copy */
 	uint64_t memory_bytes; /* the guest's populated memory */
 	uint64_t rate;	       /* bytes a second on the wire, recent */
 	uint64_t memory_rate;  /* bytes of guest memory a second, recent */
@@ -118,6 +122,7 @@ struct session_result {
 	uint64_t elapsed_ns;
 	uint64_t bytes;	       /* on the wire */
 	uint64_t memory_bytes; /* populated */
+	uint64_t disk_bytes;   /* of disks that came along, copied */
 	uint64_t digest;
 	uint64_t digest_pages;
 	bool verified; /* everything was sent twice and compared */
@@ -132,6 +137,41 @@ struct session_result {
 	 */
 	bool unfinished;
 	bool may_stop; /* of an unfinished one at the source: the guest runs, but had begun to suspend and may stop yet */
+};
+
+/*
+ * Disks that come along, at the source: a mirror under each, over a connection to the target (PGR_PURPOSE_DISK). Called by one thread at a time, but for look().
+ */
+struct source_disks {
+	void *ctx;
+	const struct guest_disk *disks; /* at least one */
+	unsigned nr;
+	/* Begin. The target takes them. */
+	int (*begin)(void *ctx, struct pgr_error *err);
+	/* Any thread: how many bytes are copied and left; *same: whatever the guest writes from now on is written at the target as well. An error: the move has to fail. */
+	int (*look)(void *ctx, uint64_t *copied, uint64_t *left, bool *same, struct pgr_error *err);
+	/* Before the guest is stopped: from now on mirrors may end. One that did before has failed. */
+	void (*stopping)(void *ctx);
+	/* The guest's disks have been let go of: wait until the target's have everything, durably. -ETIMEDOUT, or why not. */
+	int (*finish)(void *ctx, unsigned timeout_ms, struct pgr_error *err);
+	/* What is left of it, also of one that was not begun. The guest goes on without it. */
+	void (*end)(void *ctx);
+};
+
+/* The same at the target. One thread, but for attach(). */
+struct target_disks {
+	void *ctx;
+	/* With the precheck: whether they can be made here. Touches nothing. */
+	int (*check)(void *ctx, const struct guest_description *d, struct guest_refusals *r,
+		     struct pgr_error *err);
+	/* Make them, and have them written by whoever attach() brings. Durably noted before, so that they can be removed after a crash. */
+	int (*make)(void *ctx, const struct guest_description *d, struct pgr_error *err);
+	/* A connection for one of them, which is taken over. Any thread, also before make(). */
+	void (*attach)(void *ctx, struct channel *c);
+	/* The source has everything sent: close them, durably. */
+	int (*finish)(void *ctx, struct pgr_error *err);
+	/* Nothing of them is left. Idempotent. */
+	int (*remove)(void *ctx, struct pgr_error *err);
 };
 
 struct source_params {
@@ -159,6 +199,7 @@ struct source_params {
 	int (*connect)(void *ctx, unsigned channel, enum pgr_purpose purpose, struct channel **out,
 		       struct pgr_error *err);
 	void *connect_ctx;
+	const struct source_disks *disks; /* NULL: none comes along */
 };
 
 struct target_params {
@@ -172,8 +213,9 @@ struct target_params {
 	unsigned window; /* 0: default */
 	unsigned
 		resume_wait_ms; /* how long to keep what has arrived for a source that went away; 0: 60000 */
-	unsigned silence_ms; /* as in source_params */
-	uint32_t features;   /* 0: all */
+	unsigned silence_ms;		  /* as in source_params */
+	uint32_t features;		  /* 0: all */
+	const struct target_disks *disks; /* NULL: none is taken */
 };
 
 /*

@@ -19,8 +19,10 @@
 #include <string.h>
 #include <time.h>
 
-#define SUSPEND_DEFAULT_MS   60000u
-#define LET_GO_MS	     20000u
+#define SUSPEND_DEFAULT_MS 60000u
+#define LET_GO_MS	   20000u
+/* A target that gives up cuts its disks off before it says why. */
+#define DISK_WORD_NS	     2000000000ull
 #define QUERY_PAUSE_NS	     1000000000ull
 #define PRECHECK_PATIENCE_NS 120000000000ull
 #define READY_PATIENCE_NS    600000000000ull
@@ -35,13 +37,33 @@ static uint64_t ms(unsigned value, unsigned fallback)
 
 /* ---- the opening ---- */
 
+static int send_disks(struct source *s, struct pgr_error *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < s->p->disks->nr && !rc; i++) {
+		const struct guest_disk *d = &s->p->disks->disks[i];
+		struct pgr_disk disk = {.size = d->size,
+					.used = d->used,
+					.format = d->format,
+					.vdev_length = (uint32_t)strlen(d->vdev)};
+		struct iovec parts[] = {{&disk, sizeof(disk)},
+					{(void *)(uintptr_t)d->vdev, disk.vdev_length},
+					{(void *)(uintptr_t)d->path, strlen(d->path)}};
+
+		rc = source_append(s, 0, PGR_REC_DISK, parts, 3, err);
+	}
+	return rc;
+}
+
 static int send_opening(struct source *s, struct pgr_error *err)
 {
 	const struct guest_description *d = &s->d;
 	struct pgr_hello hello = {
 		.guest_kind = d->info.kind,
 		.features = PGR_FEATURE_LZ4 | PGR_FEATURE_ZSTD | PGR_FEATURE_DELTA |
-			    PGR_FEATURE_RESUME | PGR_FEATURE_VERIFY,
+			    PGR_FEATURE_RESUME | PGR_FEATURE_VERIFY |
+			    (s->p->disks ? PGR_FEATURE_DISKS : 0),
 		.nr_pfns = d->info.nr_pfns,
 		.populated = d->info.populated,
 		.vcpus = d->info.vcpus,
@@ -73,6 +95,8 @@ static int send_opening(struct source *s, struct pgr_error *err)
 
 		rc = source_append(s, 0, PGR_REC_CONFIG, parts, 2, err);
 	}
+	if (!rc && s->p->disks)
+		rc = send_disks(s, err);
 	if (!rc)
 		rc = source_append(s, 0, PGR_REC_OPEN, NULL, 0, err);
 	return rc;
@@ -115,6 +139,10 @@ static int open_session(struct source *s, struct pgr_error *err)
 	if (s->p->encode.method == ENCODE_LZ4 && !(s->reply.features & PGR_FEATURE_LZ4))
 		return pgr_fail(err, -EPROTONOSUPPORT,
 				"the target cannot decode LZ4; use --compress none");
+	if (s->p->disks && !(s->reply.features & PGR_FEATURE_DISKS))
+		return pgr_fail(
+			err, -EPROTONOSUPPORT,
+			"the target takes no disks along; use --with-disks with a newer one");
 	channels = s->reply.channels;
 	if (channels == 0 || channels > s->p->channels)
 		return pgr_fail(err, -EPROTO, "the target accepted %u channels of %u", channels,
@@ -125,6 +153,87 @@ static int open_session(struct source *s, struct pgr_error *err)
 	for (unsigned i = 0; i < s->nr; i++)
 		s->lanes[i].lane.window = s->reply.window;
 	return 0;
+}
+
+/* ---- disks that come along ---- */
+
+static bool disks_are_same(struct source *s)
+{
+	return s->disks_same;
+}
+
+/* Before its memory: while that is copied the disks are kept the same, which costs little. */
+static int mirror_disks(struct source *s, struct pgr_error *err)
+{
+	int rc;
+
+	reporter_phase(&s->reporter, SESSION_DISKS);
+	rc = s->p->disks->begin(s->p->disks->ctx, err);
+	if (rc)
+		return rc;
+	atomic_store(&s->disks_begun, true);
+	return source_wait(s, disks_are_same, 0, err);
+}
+
+static void look_at_disks(struct source *s, struct session_progress *progress)
+{
+	struct pgr_error err = PGR_ERROR_NONE;
+	bool same;
+
+	if (s->p->disks->look(s->p->disks->ctx, &progress->disk_bytes, &progress->disk_left, &same,
+			      &err)) {
+		if (!s->disks_failed_ns)
+			s->disks_failed_ns = session_now_ns();
+		if (atomic_load(&s->disks_begun) &&
+		    session_now_ns() - s->disks_failed_ns >= DISK_WORD_NS)
+			source_fail(s, &err);
+		return;
+	}
+	pthread_mutex_lock(&s->lock);
+	s->disks_same = same;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* The figures as they are when all is done. */
+static void note_disks(struct source *s)
+{
+	struct pgr_error ignored;
+	uint64_t left;
+	bool same;
+
+	s->p->disks->look(s->p->disks->ctx, &s->res->disk_bytes, &left, &same, &ignored);
+}
+
+static bool never(struct source *s)
+{
+	(void)s;
+	return false;
+}
+
+static int finish_disks(struct source *s, struct pgr_error *err)
+{
+	struct pgr_error why = PGR_ERROR_NONE;
+	int rc;
+
+	if (!s->p->disks)
+		return 0;
+	rc = s->p->disks->finish(s->p->disks->ctx, LET_GO_MS, err);
+	atomic_store(&s->disks_begun, false);
+	if (!rc) {
+		note_disks(s);
+		return 0;
+	}
+	if (source_wait(s, never, session_now_ns() + DISK_WORD_NS, &why) != -ETIMEDOUT)
+		*err = why;
+	return err->code;
+}
+
+static void end_disks(struct source *s)
+{
+	atomic_store(&s->disks_begun, false);
+	if (s->p->disks)
+		s->p->disks->end(s->p->disks->ctx);
 }
 
 /* ---- rounds ---- */
@@ -158,6 +267,8 @@ static int stop_guest(struct source *s, struct pgr_error *err)
 	rc = reporter_mark(&s->reporter, SESSION_MARK_STOPPING, err);
 	if (rc)
 		return rc;
+	if (s->p->disks)
+		s->p->disks->stopping(s->p->disks->ctx);
 	/* It suspends itself: with the little time that it was left, that would be most of the stop. */
 	give_speed_back(s);
 	reporter_phase(&s->reporter, SESSION_STOP);
@@ -167,10 +278,13 @@ static int stop_guest(struct source *s, struct pgr_error *err)
 	rc = s->g->ops->suspend(s->g, (unsigned)ms(s->p->suspend_timeout_ms, SUSPEND_DEFAULT_MS),
 				err);
 	s->res->stop.suspend = session_now_ns() - s->suspend_ns;
-	if (rc || s->p->keep || !s->g->ops->let_go)
+	if (rc || s->p->keep)
 		return rc;
 	begin = session_now_ns();
-	rc = s->g->ops->let_go(s->g, LET_GO_MS, err);
+	if (s->g->ops->let_go)
+		rc = s->g->ops->let_go(s->g, LET_GO_MS, err);
+	if (!rc)
+		rc = finish_disks(s, err);
 	s->res->stop.disks = session_now_ns() - begin;
 	return rc;
 }
@@ -537,6 +651,7 @@ static void unwind(struct source *s, const struct pgr_error *why)
 	s->suspended = false;
 	if (!why)
 		return;
+	end_disks(s);
 	/* Workers that wait for room hold their lane, and nothing may come after ABORT. */
 	source_fail(s, why);
 	source_workers_stop(s);
@@ -604,6 +719,8 @@ static void tick(void *ctx, struct session_progress *progress)
 	pthread_mutex_unlock(&s->lock);
 	progress->bytes_sent = bytes;
 	progress->pages_done = atomic_load(&s->pages_done);
+	if (atomic_load(&s->disks_begun))
+		look_at_disks(s, progress);
 	/* HELLO is a stream's first word. */
 	if (!s->file)
 		for (unsigned i = 0; i < nr; i++)
@@ -687,6 +804,7 @@ static void source_close(struct source *s)
 	if (s->nr)
 		source_workers_stop(s);
 	reporter_stop(&s->reporter);
+	end_disks(s);
 	source_unlink(s);
 	for (unsigned i = 0; i < PGR_CHANNELS_MAX; i++) {
 		struct source_lane *sl = &s->lanes[i];
@@ -749,6 +867,8 @@ int source_run(struct guest_source *g, const struct source_params *p, const stru
 		rc = source_link_more(s, s->nr, err);
 	if (!rc)
 		rc = source_workers_start(s, err);
+	if (!rc && p->disks)
+		rc = mirror_disks(s, err);
 	if (!rc)
 		rc = send_memory(s, err);
 	if (!rc)

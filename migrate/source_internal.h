@@ -58,6 +58,7 @@ struct source {
 	int failed; /* for good; error says why */
 	struct pgr_error error;
 	bool have_reply, have_precheck, have_ready, have_running, have_connected, stopping_threads;
+	bool disks_same; /* whatever the guest writes to its disks is written at the target, too */
 	unsigned want_lane; /* where source_append() waits for room, for what */
 	uint32_t want_type;
 	size_t want_bytes;
@@ -74,6 +75,8 @@ struct source {
 
 	/* where the session is, for the owner of the main thread only */
 	bool suspended, logging, throttled, committed;
+	atomic_bool disks_begun;  /* and not over */
+	uint64_t disks_failed_ns; /* the reporter's: since when one of them has */
 	unsigned speed;
 	uint64_t started_ns, suspend_ns;
 };

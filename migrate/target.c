@@ -46,6 +46,28 @@ static int take_array(void **out, uint32_t nr, size_t size, const uint8_t *from,
 	return 0;
 }
 
+static int take_disk(struct guest_description *d, const struct stream_record *rec,
+		     struct pgr_error *err)
+{
+	const uint8_t *text = rec->body + sizeof(struct pgr_disk);
+	struct guest_disk *more = realloc(d->disks, (d->nr_disks + 1) * sizeof(*more)), *disk;
+	struct pgr_disk b;
+
+	if (!more)
+		return pgr_fail(err, -ENOMEM, "no memory for the description of a disk");
+	d->disks = more;
+	memcpy(&b, rec->body, sizeof(b));
+	disk = &more[d->nr_disks];
+	*disk = (struct guest_disk){
+		.size = b.size, .used = b.used, .format = (enum pgr_disk_format)b.format};
+	memcpy(disk->vdev, text, b.vdev_length);
+	memcpy(disk->path, text + b.vdev_length, rec->length - sizeof(b) - b.vdev_length);
+	if (guest_disk_comes(d, disk->path))
+		return pgr_fail(err, -EPROTO, "two disks come along in the file %s", disk->path);
+	d->nr_disks++;
+	return 0;
+}
+
 /* The opening's records; their form was checked by the codec. */
 int target_opening(struct target *t, const struct stream_record *rec, struct pgr_error *err)
 {
@@ -65,6 +87,8 @@ int target_opening(struct target *t, const struct stream_record *rec, struct pgr
 		d->info.can_log_dirty = h.live;
 		t->features =
 			h.features & (t->p && t->p->features ? t->p->features : TARGET_FEATURES);
+		if (t->p && t->p->disks)
+			t->features |= h.features & PGR_FEATURE_DISKS;
 		break;
 	}
 	case PGR_REC_IDENTITY:
@@ -101,6 +125,8 @@ int target_opening(struct target *t, const struct stream_record *rec, struct pgr
 		d->config[n] = 0;
 		break;
 	}
+	case PGR_REC_DISK:
+		return take_disk(d, rec, err);
 	case PGR_REC_PARENT:
 		return pgr_fail(
 			err, -EPROTONOSUPPORT,
@@ -186,7 +212,9 @@ static int create(struct target *t, struct pgr_error *err)
 				(unsigned long long)n);
 	t->res->peak_buffers =
 		ledger_bytes(n) + n + (uint64_t)t->nr * (TARGET_QUEUE_BYTES + 2 * PGR_RECORD_MAX);
-	rc = t->sink->ops->create(t->sink, &t->d, err);
+	rc = t->d.nr_disks ? t->p->disks->make(t->p->disks->ctx, &t->d, err) : 0;
+	if (!rc)
+		rc = t->sink->ops->create(t->sink, &t->d, err);
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&t->lock);
@@ -204,6 +232,10 @@ static int precheck(struct target *t, struct guest_refusals *r, struct pgr_error
 
 	memset(r, 0, sizeof(*r));
 	rc = t->sink->ops->precheck(t->sink, &t->d, r, err);
+	if (!rc && t->d.nr_disks && !(t->features & PGR_FEATURE_DISKS))
+		guest_refuse(r, "this host takes no disks along");
+	else if (!rc && t->d.nr_disks)
+		rc = t->p->disks->check(t->p->disks->ctx, &t->d, r, err);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < r->nr; i++)
@@ -215,6 +247,7 @@ static int precheck(struct target *t, struct guest_refusals *r, struct pgr_error
 static int finish(struct target *t, struct pgr_error *err)
 {
 	struct ledger_sum sum = {0};
+	int rc;
 
 	for (unsigned i = 0; i < t->nr; i++) {
 		sum.digest += t->lanes[i].sum.digest;
@@ -230,7 +263,9 @@ static int finish(struct target *t, struct pgr_error *err)
 			(unsigned long long)sum.digest, (unsigned long long)sum.pages,
 			(unsigned long long)t->digest.digest, (unsigned long long)t->digest.pages);
 	reporter_phase(&t->reporter, SESSION_FINISH);
-	return t->sink->ops->finish(t->sink, err);
+	/* Before anything of this host may open them. */
+	rc = t->d.nr_disks ? t->p->disks->finish(t->p->disks->ctx, err) : 0;
+	return rc ? rc : t->sink->ops->finish(t->sink, err);
 }
 
 static void tick(void *ctx, struct session_progress *progress)
@@ -396,6 +431,11 @@ static void give_up(struct target *t, const struct pgr_error *why)
 		t->res->unfinished = true;
 		reporter_message(&t->reporter, SESSION_WARNING,
 				 "cannot remove the incomplete guest: %s", err.text);
+	} else if (t->d.nr_disks && t->features & PGR_FEATURE_DISKS &&
+		   t->p->disks->remove(t->p->disks->ctx, &err)) {
+		t->res->unfinished = true;
+		reporter_message(&t->reporter, SESSION_WARNING,
+				 "cannot remove the guest's incomplete disks: %s", err.text);
 	} else if (t->want_create && reporter_mark(&t->reporter, SESSION_MARK_RETURNED, &err)) {
 		reporter_message(&t->reporter, SESSION_WARNING,
 				 "cannot record that the guest was not started: %s", err.text);

@@ -492,6 +492,23 @@ static void answer_query(struct target *t, struct channel *c)
 	c->ops->close(c);
 }
 
+/* The disks are made when the guest is, and the source may have nothing to send of that before its disks are there. */
+static void take_disk_connection(struct target *t, struct channel *c)
+{
+	bool wanted;
+
+	pthread_mutex_lock(&t->lock);
+	wanted = t->opened && t->d.nr_disks && t->features & PGR_FEATURE_DISKS && !t->failed &&
+		 !t->over;
+	t->want_create = t->want_create || wanted;
+	pthread_cond_broadcast(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+	if (wanted)
+		t->p->disks->attach(t->p->disks->ctx, c);
+	else
+		c->ops->close(c);
+}
+
 static void *acceptor_main(void *arg)
 {
 	struct target *t = arg;
@@ -523,6 +540,10 @@ static void *acceptor_main(void *arg)
 		}
 		if (purpose == PGR_PURPOSE_QUERY) {
 			answer_query(t, c);
+			continue;
+		}
+		if (purpose == PGR_PURPOSE_DISK) {
+			take_disk_connection(t, c);
 			continue;
 		}
 		if (i >= PGR_CHANNELS_MAX ||

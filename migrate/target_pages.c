@@ -308,6 +308,7 @@ static int apply_known(struct target_lane *tl, const struct stream_record *rec,
 	case PGR_REC_IDENTITY:
 	case PGR_REC_CPU_POLICY:
 	case PGR_REC_CONFIG:
+	case PGR_REC_DISK:
 	case PGR_REC_PARENT:
 	case PGR_REC_OPEN:
 		return target_opening(t, rec, err);
@@ -347,6 +348,11 @@ static int apply_known(struct target_lane *tl, const struct stream_record *rec,
 		pthread_cond_broadcast(&t->changed);
 		pthread_mutex_unlock(&t->lock);
 		return 0;
+	case PGR_REC_DISK_ATTACH:
+	case PGR_REC_DISK_DATA:
+		pgr_fail(err, -EPROTO, "%s on a connection that is none of a disk",
+			 stream_type_name(rec->type));
+		return where(err, tl, rec);
 	case PGR_REC_ABORT:
 		snprintf(who, sizeof(who), "the source %s", tl->channel ? tl->channel->peer : "");
 		return session_abort_error(err, who, rec);

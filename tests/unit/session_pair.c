@@ -224,6 +224,8 @@ static void watch_source(struct pair *p, bool endless)
 	watched_source_ops = *p->g->ops;
 	watched_source_ops.throttle = watched_throttle;
 	watched_source_ops.suspend = watched_suspend;
+	if (p->o.let_go)
+		watched_source_ops.let_go = p->o.let_go;
 	if (endless)
 		watched_source_ops.state = endless_state;
 	p->g->ops = &watched_source_ops;

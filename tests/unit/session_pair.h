@@ -52,6 +52,8 @@ struct pair_options {
 	bool target_is_older;	   /* it never says CONNECTED */
 	bool cut_after_running;	   /* nothing more comes on the target's first connection */
 	bool target_dies_silently; /* when the target has ended nobody answers */
+	/* In place of the guest's own. */
+	int (*let_go)(struct guest_source *g, unsigned timeout_ms, struct pgr_error *err);
 	bool state_without_end; /* behind the guest's state come keepalives until one cannot be sent */
 };
 
