@@ -144,6 +144,12 @@ $(B)/pagurus: $(call obj,$(TOOL_SRC)) $(XEN_LIB) $(LIB)
 $(BLK): $(call obj,$(BLK_SRC)) $(XEN_LIB) $(LIB)
 	$(call link,$(BLK_XEN_LIBS))
 
+# A test of parts of the command itself.
+$(B)/libtool.a: $(call obj,$(filter-out tools/pagurus/main.c,$(TOOL_SRC)))
+	$(archive)
+$(B)/tests/test_move_disks: $(B)/obj/tests/unit/test_move_disks.o $(UNIT_LIB) $(B)/libtool.a $(LIB)
+	$(call link)
+
 units: $(UNITS)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(UNIT_LIB) $(LIB)
 	$(call link)

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common/passed.h"
 #include "storage/layers.h"
 #include "tools/pagurus/disk_progress.h"
 #include "tools/pagurus/interrupt.h"
@@ -24,6 +25,8 @@ struct asking {
 	void *ctx;
 	json_t *result;
 	const atomic_bool *stop;
+	const int *passed;	     /* a descriptor that goes with the request, or NULL */
+	disk_server_fn *on_progress; /* NULL: it is shown */
 };
 
 /* One that has died has left its socket. */
@@ -62,7 +65,9 @@ static int take_answer(struct asking *a, json_t *answer, struct pgr_error *err)
 		a->result = json_incref(answer);
 		return LAST;
 	}
-	if (!strcmp(type, "progress"))
+	if (!strcmp(type, "progress") && a->on_progress)
+		a->on_progress(a->ctx, answer);
+	else if (!strcmp(type, "progress"))
 		disk_progress_show(&a->progress, message_number(answer, "done"),
 				   message_number(answer, "size"));
 	else if (a->each)
@@ -70,11 +75,25 @@ static int take_answer(struct asking *a, json_t *answer, struct pgr_error *err)
 	return MORE;
 }
 
+/* A descriptor comes with a byte: blank, so that the line behind it is the same. */
+static int pass(int fd, int passed)
+{
+	char blank = ' ';
+	struct iovec iov = {.iov_base = &blank, .iov_len = 1};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+	struct passed room;
+
+	passed_attach(&m, &room, passed);
+	return sendmsg(fd, &m, MSG_NOSIGNAL) == 1 ? 0 : -errno;
+}
+
 static int listen_to(struct asking *a, int fd, struct pgr_error *err)
 {
 	struct line_reader reader = {.data = NULL};
-	int ret = line_write(fd, a->request);
+	int ret = a->passed ? pass(fd, *a->passed) : 0;
 
+	if (!ret)
+		ret = line_write(fd, a->request);
 	while (!ret) {
 		bool bad = false;
 		json_t *answer = line_next(&reader, &bad);
@@ -145,4 +164,19 @@ void disk_servers_each(const char *folder, json_t *request, disk_server_fn *each
 	go_round(&a, folder, true, &err);
 	json_decref(a.result);
 	json_decref(request);
+}
+
+int disk_server_mirror(const char *folder, const char *path, int socket, disk_server_fn *progress,
+		       void *ctx, struct pgr_error *err)
+{
+	json_t *request = json_pack("{ss so}", "request", "mirror", "disk", message_string(path));
+	struct asking a = {
+		.request = request, .ctx = ctx, .passed = &socket, .on_progress = progress};
+	int ret = go_round(&a, folder, false, err);
+
+	json_decref(a.result);
+	json_decref(request);
+	if (ret == ELSEWHERE)
+		return pgr_fail(err, -ENOENT, "%s: pagurus-blk does not serve it to a guest", path);
+	return ret == LAST ? 0 : ret;
 }

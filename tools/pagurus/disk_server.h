@@ -21,4 +21,11 @@ int disk_server_ask(const char *folder, json_t *request, bool json, disk_server_
 /* Ask all of them (request is given up); what goes wrong with one leaves the others alone. */
 void disk_servers_each(const char *folder, json_t *request, disk_server_fn *each, void *ctx);
 
+/*
+ * Have whoever serves the disk mirror it to the NBD server behind the socket (storage/pv_mirror.h), until it lets go of the disk. 0: the other has everything.
+ * progress gets its lines. A socket whose other end is shut ends it.
+ */
+int disk_server_mirror(const char *folder, const char *path, int socket, disk_server_fn *progress,
+		       void *ctx, struct pgr_error *err);
+
 #endif

@@ -61,6 +61,11 @@ static int open_qcow2(struct disk_target *t, struct pgr_error *err)
 	return ret ? ret : block_open_qcow2_over(file, NULL, &o, &t->to, err);
 }
 
+int disk_target_open(struct disk_target *t, struct pgr_error *err)
+{
+	return !strcmp(t->format, "qcow2") ? open_qcow2(t, err) : open_raw(t, err);
+}
+
 int disk_target_fail_exists(const char *path, struct pgr_error *err)
 {
 	return pgr_fail(err, -EEXIST,
@@ -78,7 +83,7 @@ int disk_target_begin(struct disk_target *t, struct pgr_error *err)
 		t->partial = NULL;
 		return pgr_fail(err, -ENOMEM, "no memory for a name");
 	}
-	return !strcmp(t->format, "qcow2") ? open_qcow2(t, err) : open_raw(t, err);
+	return disk_target_open(t, err);
 }
 
 static int give_name(const struct disk_target *t, struct pgr_error *err)

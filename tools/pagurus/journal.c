@@ -147,18 +147,42 @@ out:
 	return rc;
 }
 
+static json_t *disks_to_json(const struct journal *j)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < j->nr_disks; i++)
+		json_array_append_new(list, json_pack("{so so sI}", "path",
+						      message_string(j->disks[i].path), "partial",
+						      message_string(j->disks[i].partial), "inode",
+						      (json_int_t)j->disks[i].inode));
+	return list;
+}
+
+static void disks_from_json(const json_t *list, struct journal *j)
+{
+	for (size_t i = 0; i < json_array_size(list) && j->nr_disks < PGR_DISKS_MAX; i++) {
+		const json_t *o = json_array_get(list, i);
+		struct disk_made *d = &j->disks[j->nr_disks++];
+
+		snprintf(d->path, sizeof(d->path), "%s", message_text(o, "path"));
+		snprintf(d->partial, sizeof(d->partial), "%s", message_text(o, "partial"));
+		d->inode = message_number(o, "inode");
+	}
+}
+
 static json_t *to_json(const struct journal *j)
 {
 	char hex[UNITS_HEX16], uuid[UNITS_HEX16];
 
-	return json_pack("{si so ss ss sb sb sb sb si so so so so ss sI}", "version",
+	return json_pack("{si so ss ss sb sb sb sb si so so so so so ss sI}", "version",
 			 FORMAT_VERSION, "session", message_string(units_hex16(j->session, hex)),
 			 "role", journal_role_name(j->role), "mark", journal_mark_name(j->mark),
 			 "done", j->done, "keep", j->keep, "may_stop", j->may_stop, "know_guest",
 			 j->know_guest, "kind", (int)j->kind, "guest", message_string(j->guest),
 			 "uuid", message_string(units_hex16(j->uuid, uuid)), "peer",
-			 message_string(j->peer), "file", message_string(j->file), "boot", j->boot,
-			 "changed", (json_int_t)j->changed);
+			 message_string(j->peer), "file", message_string(j->file), "disks",
+			 disks_to_json(j), "boot", j->boot, "changed", (json_int_t)j->changed);
 }
 
 static int from_json(const char *path, const json_t *o, struct journal *j, struct pgr_error *err)
@@ -184,6 +208,7 @@ static int from_json(const char *path, const json_t *o, struct journal *j, struc
 	snprintf(j->peer, sizeof(j->peer), "%s", message_text(o, "peer"));
 	snprintf(j->file, sizeof(j->file), "%s", message_text(o, "file"));
 	snprintf(j->boot, sizeof(j->boot), "%s", message_text(o, "boot"));
+	disks_from_json(json_object_get(o, "disks"), j);
 	return 0;
 }
 

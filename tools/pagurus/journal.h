@@ -18,6 +18,7 @@
 
 #include "common/error.h"
 #include "migrate/session.h"
+#include "tools/pagurus/disks_arrive.h"
 
 enum journal_role {
 	JOURNAL_SOURCE,	 /* a guest that leaves for another host */
@@ -38,9 +39,11 @@ struct journal {
 	char guest[256];
 	uint8_t uuid[16];
 	char peer[256]; /* SOURCE, TARGET: name of the other host's certificate here; "" unknown */
-	char file[PATH_MAX]; /* SAVE, RESTORE: absolute */
-	char boot[64];	     /* the run of this host's kernel in which it was written last */
-	int64_t changed;     /* seconds since 1970, set by each write */
+	char file[PATH_MAX];		       /* SAVE, RESTORE: absolute */
+	struct disk_made disks[PGR_DISKS_MAX]; /* TARGET: files that were made for it */
+	unsigned nr_disks;
+	char boot[64];	 /* the run of this host's kernel in which it was written last */
+	int64_t changed; /* seconds since 1970, set by each write */
 };
 
 struct journal_file;

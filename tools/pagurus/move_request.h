@@ -15,7 +15,7 @@ struct move_request {
 	const char *compress;
 	uint64_t downtime_ms, bandwidth, channels, max_rounds, max_time_ms, throttle, delta_cache;
 	uint64_t reconnect_ms, suspend_timeout_ms;
-	bool verify;
+	bool verify, with_disks;
 };
 
 #define MOVE_REQUEST_DEFAULT                                                                 \
@@ -36,6 +36,8 @@ struct move_request {
 	{"delta-cache", OPTION_SIZE, &(r)->delta_cache, "SIZE",                                                             \
 	 "memory to remember sent pages in, for sending differences (default 64M; 0: none)", 0, 1ull << 36},                \
 	{"verify", OPTION_FLAG, &(r)->verify, NULL, "send everything twice and compare", 0, 0},                             \
+	{"with-disks", OPTION_FLAG, &(r)->with_disks, NULL,                                                                \
+	 "take disks in files along, into new files of the same names", 0, 0},                                             \
 	{"max-rounds", OPTION_COUNT, &(r)->max_rounds, "N",                                                                 \
 	 "give up copying while it runs after so many rounds (default 30)", 0, 1000},                                       \
 	{"max-time", OPTION_MS, &(r)->max_time_ms, "TIME", "give up after this long", 0, 604800000},                        \

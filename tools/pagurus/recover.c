@@ -65,6 +65,9 @@ static int remove_arriving(struct journal *j, struct journal_file *f, char said[
 
 	if (rc && rc != -ENOENT)
 		return rc;
+	rc = disks_arrive_remove(j->disks, j->nr_disks, err);
+	if (rc)
+		return rc;
 	snprintf(said, 256, "guest %.150s: it did not arrive; nothing of it is left here",
 		 name_of(j));
 	return finish(j, f, SESSION_MARK_RETURNED, err);

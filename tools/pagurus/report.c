@@ -22,10 +22,11 @@ static json_t *encode_stats(const struct encode_stats *s)
 
 json_t *report_progress(const struct session_progress *p)
 {
-	return json_pack("{ss ss so so so so so so so so so so so so so}", "type", "progress",
+	return json_pack("{ss ss so so so so so so so so so so so so so so so}", "type", "progress",
 			 "phase", session_phase_name(p->phase), "round", number(p->round),
 			 "elapsed_ns", number(p->elapsed_ns), "pages_total", number(p->pages_total),
 			 "pages_done", number(p->pages_done), "bytes", number(p->bytes_sent),
+			 "disk_bytes", number(p->disk_bytes), "disk_left", number(p->disk_left),
 			 "memory_bytes", number(p->memory_bytes), "rate", number(p->rate),
 			 "memory_rate", number(p->memory_rate), "dirty_pages_rate",
 			 number(p->dirty_rate), "predicted_downtime_ns",
@@ -58,19 +59,19 @@ static json_t *result_details(const struct session_result *r)
 
 	snprintf(digest, sizeof(digest), "%016llx", (unsigned long long)r->digest);
 	return json_pack(
-		"{so so so so ss so sb so so so so so s{so so so so so so so so so so so so}}",
+		"{so so so so so ss so sb so so so so so s{so so so so so so so so so so so so}}",
 		"rounds", number(r->rounds), "elapsed_ns", number(r->elapsed_ns), "bytes",
-		number(r->bytes), "memory_bytes", number(r->memory_bytes), "digest", digest,
-		"digest_pages", number(r->digest_pages), "verified", r->verified, "reconnects",
-		number(r->reconnects), "encode", encode_stats(&r->encode), "peak_buffers",
-		number(r->peak_buffers), "predicted_downtime_ns",
-		number(r->last.predicted_downtime_ns), "reason", message_string(r->last.reason),
-		"stop", "total_ns", number(r->stop.total), "suspend_ns", number(r->stop.suspend),
-		"disks_ns", number(r->stop.disks), "pages_ns", number(r->stop.pages), "state_ns",
-		number(r->stop.state), "verify_ns", number(r->stop.verify), "build_ns",
-		number(r->stop.build), "start_ns", number(r->stop.start), "devices_ns",
-		number(r->stop.connected.devices_ns), "announced_ns",
-		number(r->stop.connected.announced_ns), "devices",
+		number(r->bytes), "memory_bytes", number(r->memory_bytes), "disk_bytes",
+		number(r->disk_bytes), "digest", digest, "digest_pages", number(r->digest_pages),
+		"verified", r->verified, "reconnects", number(r->reconnects), "encode",
+		encode_stats(&r->encode), "peak_buffers", number(r->peak_buffers),
+		"predicted_downtime_ns", number(r->last.predicted_downtime_ns), "reason",
+		message_string(r->last.reason), "stop", "total_ns", number(r->stop.total),
+		"suspend_ns", number(r->stop.suspend), "disks_ns", number(r->stop.disks),
+		"pages_ns", number(r->stop.pages), "state_ns", number(r->stop.state), "verify_ns",
+		number(r->stop.verify), "build_ns", number(r->stop.build), "start_ns",
+		number(r->stop.start), "devices_ns", number(r->stop.connected.devices_ns),
+		"announced_ns", number(r->stop.connected.announced_ns), "devices",
 		number(r->stop.connected.devices), "devices_waiting",
 		number(r->stop.connected.waiting));
 }

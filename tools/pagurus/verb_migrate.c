@@ -54,7 +54,7 @@ static bool is_under_way(const json_t *message)
 	const char *phase = message_text(message, "phase");
 
 	return !strcmp(message_text(message, "type"), "progress") &&
-	       (!strcmp(phase, "rounds") || !strcmp(phase, "stop"));
+	       (!strcmp(phase, "disks") || !strcmp(phase, "rounds") || !strcmp(phase, "stop"));
 }
 
 static void take(struct conversation *c, const json_t *message)

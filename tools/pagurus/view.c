@@ -76,6 +76,7 @@ static const char *phase_words(const char *phase)
 	static const char *const words[][2] = {
 		{"connect", "connecting"},
 		{"precheck", "asking whether it can be taken"},
+		{"disks", "copying its disks while it runs"},
 		{"rounds", "copying while it runs"},
 		{"receive", "reading its memory"},
 		{"stop", "it stands still, copying the rest"},
@@ -102,6 +103,12 @@ static void first_line(char out[LINE_MAX_LEN], const json_t *m)
 	unsigned long long done = message_number(m, "pages_done");
 	char rate[UNITS_TEXT], memory[UNITS_TEXT], sent[UNITS_TEXT], round[32] = "", share[32] = "";
 
+	if (!strcmp(message_text(m, "phase"), "disks")) {
+		snprintf(out, LINE_MAX_LEN, "%s, %s copied, %s left", phase_words("disks"),
+			 units_show_size(message_number(m, "disk_bytes"), sent),
+			 units_show_size(message_number(m, "disk_left"), memory));
+		return;
+	}
 	if (!strcmp(message_text(m, "phase"), "rounds"))
 		snprintf(round, sizeof(round), ", round %llu", message_number(m, "round") + 1);
 	if (total)
@@ -243,6 +250,9 @@ static void tell_memory(const json_t *m)
 	       units_show_size(message_number(e, "saved_zero"), zero),
 	       units_show_size(message_number(e, "saved_delta"), delta),
 	       units_show_size(message_number(e, "saved_compress"), packed));
+	if (message_number(m, "disk_bytes"))
+		printf("Its disks went along: %s were copied.\n",
+		       units_show_size(message_number(m, "disk_bytes"), bytes));
 	if (message_number(m, "digest_pages"))
 		printf("Digest of the memory: %s over %llu pages%s.\n", message_text(m, "digest"),
 		       message_number(m, "digest_pages"),

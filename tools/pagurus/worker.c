@@ -170,6 +170,7 @@ static int receive_job(struct worker *w, struct pgr_error *err)
 		.channel = (unsigned)message_number(w->request, "channel"),
 		.purpose = (enum pgr_purpose)message_number(w->request, "purpose"),
 	};
+	paths_init(&w->paths);
 	w->paths.config = message_text(w->request, "config");
 	w->paths.state = message_text(w->request, "state");
 	w->allow_sim = message_flag(w->request, "allow_sim");

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "tools/pagurus/connect_link.h"
+#include "tools/pagurus/disks_leave.h"
+#include "tools/pagurus/guest_disks.h"
 #include "tools/pagurus/guests.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/recover.h"
@@ -20,8 +22,49 @@ struct departure {
 	struct guest_info info;
 	struct connect_link link;
 	struct source_params params;
+	struct guest_disk *list; /* of disks that come along */
+	unsigned nr_disks;
+	struct disks_leave *disks;
+	struct source_disks disks_ops;
 	int guest_lock;
 };
+
+static void note(void *ctx, const char *text)
+{
+	worker_say(ctx, SESSION_INFO, "%s", text);
+}
+
+static int take_disks(struct worker *w, struct departure *d, const struct guest_description *about,
+		      struct pgr_error *err)
+{
+	struct disks_leave_options o = {
+		.rate = d->params.bandwidth, .connect = connect_link_open, .connect_ctx = &d->link};
+	int rc;
+
+	if (!message_flag(w->request, "with_disks"))
+		return 0;
+	o.folder = w->paths.disks;
+	rc = guest_disks_list(about, o.folder, &d->list, &d->nr_disks, note, w, err);
+	if (rc)
+		return rc;
+	o.disks = d->list;
+	o.nr = d->nr_disks;
+	memcpy(o.session, w->session, sizeof(o.session));
+	rc = disks_leave_new(&o, &d->disks, &d->disks_ops, err);
+	if (!rc)
+		d->params.disks = &d->disks_ops;
+	return rc;
+}
+
+/* Who has it now uses its own. */
+static void tell_disks_left(struct worker *w, const struct departure *d)
+{
+	for (unsigned i = 0; i < d->nr_disks; i++)
+		worker_say(
+			w, SESSION_INFO,
+			"disk %s went along; %s stays here, unused: remove it when it is not needed any more",
+			d->list[i].vdev, d->list[i].path);
+}
 
 static int open_guest(struct worker *w, struct departure *d, struct pgr_error *err)
 {
@@ -39,6 +82,8 @@ static int open_guest(struct worker *w, struct departure *d, struct pgr_error *e
 	rc = d->guest->ops->describe(d->guest, &about, err);
 	if (!rc)
 		d->info = about.info;
+	if (!rc)
+		rc = take_disks(w, d, &about, err);
 	guest_description_free(&about);
 	if (!rc)
 		rc = journal_lock_guest(w->paths.state, d->info.uuid, w->session, &d->guest_lock,
@@ -163,11 +208,15 @@ int worker_source(struct worker *w)
 	if (d.guest && res.outcome == SESSION_STAYED &&
 	    guests_check_source(d.guest, d.info.kind, &err))
 		worker_say(w, SESSION_WARNING, "%s", err.text);
+	if (res.outcome == SESSION_MOVED)
+		tell_disks_left(w, &d);
 	worker_send(w, report_result(&res, rc, err.text), true);
 	if (res.outcome == SESSION_UNKNOWN)
 		find_out(w, &d);
 	if (d.guest)
 		d.guest->ops->close(d.guest);
+	disks_leave_free(d.disks);
+	free(d.list);
 	if (d.guest_lock >= 0)
 		close(d.guest_lock);
 	journal_close(w->journal_file);

@@ -17,6 +17,7 @@
 
 #include "tools/pagurus/connect.h"
 #include "tools/pagurus/crowd.h"
+#include "tools/pagurus/disks_arrive.h"
 #include "tools/pagurus/guests.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/recover.h"
@@ -211,6 +212,26 @@ static int guest_seen(void *ctx, const struct guest_description *d, struct pgr_e
 	return worker_journal(w, note_guest, &info, err);
 }
 
+struct disks_note {
+	const struct disk_made *made;
+	unsigned nr;
+};
+
+static void set_disks(struct journal *j, void *ctx)
+{
+	const struct disks_note *n = ctx;
+
+	memcpy(j->disks, n->made, n->nr * sizeof(j->disks[0]));
+	j->nr_disks = n->nr;
+}
+
+static int note_disks(void *ctx, const struct disk_made *made, unsigned nr, struct pgr_error *err)
+{
+	struct disks_note n = {.made = made, .nr = nr};
+
+	return worker_journal(ctx, set_disks, &n, err);
+}
+
 static int begin_journal(struct worker *w, const char *peer, struct pgr_error *err)
 {
 	struct journal *j = &w->journal;
@@ -259,8 +280,13 @@ int worker_target(struct worker *w)
 	struct session_result res = {.outcome = SESSION_STAYED};
 	struct pgr_error err = PGR_ERROR_NONE;
 	struct guest_sink *sink = NULL;
+	struct disks_arrive_options come = {.note = note_disks, .ctx = w};
+	struct disks_arrive *disks = NULL;
+	struct target_disks disks_ops;
 	int rc;
 
+	params.disks = &disks_ops;
+	memcpy(come.session, w->session, sizeof(come.session));
 	params.resume_wait_ms = (unsigned)message_number(w->request, "resume_wait_ms");
 	init_arrivals(&arrivals, w);
 	rc = authenticate(&arrivals, &w->first, NULL, arrivals.peer, &err);
@@ -268,6 +294,8 @@ int worker_target(struct worker *w)
 		worker_say_peer(w, arrivals.peer);
 		rc = begin_journal(w, arrivals.peer, &err);
 	}
+	if (!rc)
+		rc = disks_arrive_new(&come, &disks, &disks_ops, &err);
 	if (!rc)
 		rc = guests_open_sink(&options, &sink, &err);
 	if (!rc) {
@@ -298,6 +326,7 @@ int worker_target(struct worker *w)
 		after_start(w, sink);
 	if (sink)
 		sink->ops->close(sink);
+	disks_arrive_free(disks);
 	journal_close(w->journal_file);
 	return report_exit(&res, rc);
 }
