@@ -5,7 +5,7 @@
  *	vmm_log check DOMID TIMES	each time: on, copy all of its memory, copy what the log names, several times, hold the guest, copy what
  *					the log names, and all of its memory has to be as it was copied; off. The guest must not change its number of pages.
  *	vmm_log switch DOMID TIMES	on, read, off; nothing is held by it afterwards
- *	vmm_log keep DOMID SECONDS	on, read each second, off: for how fast a guest is meanwhile
+ *	vmm_log keep DOMID SECONDS	on, read as often as a move of a small guest does, off: for how fast the guest is meanwhile
  *	vmm_log storm DOMID SECONDS	all operations in any order, with too little memory and with wrong arguments, until the guest is gone or the time is over
  */
 #include <errno.h>
@@ -29,7 +29,9 @@
 	{                           \
 		.tv_nsec = 50000000 \
 	}
-#define PATIENCE 600u /* seconds */
+#define PATIENCE   600u /* seconds */
+#define KEEP_ROUND 3u
+#define MIN(a, b)  ((a) < (b) ? (a) : (b))
 
 static struct xen_calls calls;
 static uint32_t domid;
@@ -390,8 +392,8 @@ static void storm(unsigned long seconds)
 static void keep(unsigned long seconds)
 {
 	on();
-	for (unsigned long i = 0; i < seconds; i++) {
-		sleep(1);
+	for (unsigned long left = seconds; left; left -= MIN(left, KEEP_ROUND)) {
+		sleep((unsigned)MIN(left, KEEP_ROUND));
 		clean();
 	}
 	off();
