@@ -80,6 +80,12 @@ int stream_read(struct stream_reader *r, struct stream_record *rec, struct pgr_e
 /* What is wrong with this body for this type, in itself: sizes, counts, reserved fields, ranges. 0 or -EPROTO. */
 int stream_check_body(uint32_t type, const void *body, size_t length, struct pgr_error *err);
 
+/*
+ * Whether a file may come along under that path (PGR_REC_DISK): from the root on, and nothing but names, so that what it says does not depend on where
+ * one stands. -EPROTO with what is wrong with it.
+ */
+int stream_check_disk_path(const void *path, size_t length, struct pgr_error *err);
+
 /* "PAGES", "VCPU_CONTEXT", ...; "unknown" for others. */
 const char *stream_type_name(uint32_t type);
 

@@ -183,9 +183,9 @@ static bool is_part_of_path(const uint8_t *part, size_t length)
 	return length && !(part[0] == '.' && (length == 1 || (length == 2 && part[1] == '.')));
 }
 
-/* From the root on, and nothing but names: what it says does not depend on where one stands. */
-static int check_path(const uint8_t *path, size_t length, struct pgr_error *err)
+int stream_check_disk_path(const void *text, size_t length, struct pgr_error *err)
 {
+	const uint8_t *path = text;
 	size_t begin = 1;
 
 	if (length < 2 || length > PGR_DISK_PATH_MAX || path[0] != '/')
@@ -222,7 +222,8 @@ static int check_disk(const uint8_t *body, size_t length, struct pgr_error *err)
 		if (!((vdev[i] >= 'a' && vdev[i] <= 'z') || (vdev[i] >= '0' && vdev[i] <= '9')))
 			rc = pgr_fail(err, -EPROTO, "its name is not one of letters and digits");
 	return rc ? rc
-		  : check_path(vdev + b->vdev_length, length - sizeof(*b) - b->vdev_length, err);
+		  : stream_check_disk_path(vdev + b->vdev_length,
+					   length - sizeof(*b) - b->vdev_length, err);
 }
 
 static int check_disk_attach(const uint8_t *body, size_t length, struct pgr_error *err)

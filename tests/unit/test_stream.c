@@ -612,6 +612,32 @@ static void every_allocation_may_fail(void)
 	free(big);
 }
 
+/* The shortest ones, too: nothing in front of them is looked at. */
+static void paths_of_disks_are_names_from_the_root(void)
+{
+	static const char *const good[] = {"/a", "/a.b", "/..a", "/a/b", "/.../b"};
+	static const char *const bad[] = {"",	 "/",	  "a",	    "//",     "/.",   "/..",
+					  "/a/", "/a//b", "/./a",   "/../a",  "/a/.", "/a/..",
+					  "a/b", "./a",	  "/a/./b", "/a/../b"};
+
+	for (unsigned i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		struct pgr_error err = PGR_ERROR_NONE;
+		char *path = strdup(good[i]);
+
+		CHECK_MSG(path && !stream_check_disk_path(path, strlen(path), &err), "%s: %s",
+			  good[i], err.text);
+		free(path);
+	}
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct pgr_error err = PGR_ERROR_NONE;
+		char *path = strdup(bad[i]);
+
+		CHECK_MSG(path && stream_check_disk_path(path, strlen(path), &err) == -EPROTO,
+			  "'%s' was accepted", bad[i]);
+		free(path);
+	}
+}
+
 UNIT_MAIN(TEST(crc_is_the_standard_one), TEST(crcs_of_pieces_are_joined),
 	  TEST(page_digest_is_the_page_of_the_format), TEST(every_type_round_trips),
 	  TEST(every_type_has_a_sample), TEST(every_truncation_is_refused),
@@ -620,4 +646,5 @@ UNIT_MAIN(TEST(crc_is_the_standard_one), TEST(crcs_of_pieces_are_joined),
 	  TEST(header_fields_are_checked), TEST(forged_records_are_refused),
 	  TEST(unknown_optional_records_are_skipped), TEST(parts_are_one_body),
 	  TEST(too_long_is_refused_on_both_sides), TEST(forged_length_costs_little),
-	  TEST(every_failing_call_is_passed_on), TEST(every_allocation_may_fail))
+	  TEST(every_failing_call_is_passed_on), TEST(every_allocation_may_fail),
+	  TEST(paths_of_disks_are_names_from_the_root))

@@ -138,15 +138,19 @@ static int arrive_check(void *ctx, const struct guest_description *d, struct gue
 
 /* ---- files ---- */
 
+static int sync_folder_of(const char *path, struct pgr_error *err)
+{
+	int rc = file_sync_folder_of(path);
+
+	return rc ? pgr_fail_errno(err, rc, "%s: its folder cannot be made durable", path) : 0;
+}
+
 static int remove_one(const char *path, struct pgr_error *err)
 {
-	int rc;
-
 	if (unlink(path))
 		return errno == ENOENT ? 0
 				       : pgr_fail_errno(err, -errno, "%s: cannot be removed", path);
-	rc = file_sync_folder_of(path);
-	return rc ? pgr_fail_errno(err, rc, "%s: its folder cannot be made durable", path) : 0;
+	return sync_folder_of(path, err);
 }
 
 int disks_arrive_remove(const struct disk_made *made, unsigned nr, struct pgr_error *err)
@@ -194,12 +198,9 @@ static int make_image(struct disks_arrive *a, struct arriving *d, struct pgr_err
 
 static int give_name(const struct disk_made *m, struct pgr_error *err)
 {
-	int rc;
-
 	if (renameat2(AT_FDCWD, m->partial, AT_FDCWD, m->path, RENAME_NOREPLACE))
 		return pgr_fail_errno(err, -errno, "%s: cannot get its name", m->path);
-	rc = file_sync_folder_of(m->path);
-	return rc ? pgr_fail_errno(err, rc, "%s: its folder cannot be made durable", m->path) : 0;
+	return sync_folder_of(m->path, err);
 }
 
 /* ---- the loop's thread ---- */

@@ -9,6 +9,7 @@
 
 #include <jansson.h>
 
+#include "migrate/stream.h"
 #include "storage/disk.h"
 #include "tools/pagurus/disk_server.h"
 #include "tools/pagurus/message.h"
@@ -71,20 +72,12 @@ static int ask_server(const struct listing *l, struct guest_disk *d, struct pgr_
 	return 0;
 }
 
-static bool is_plain_path(const char *path)
-{
-	size_t n = strlen(path);
-
-	return path[0] == '/' && n > 1 && n <= PGR_DISK_PATH_MAX && path[n - 1] != '/' &&
-	       !strstr(path, "//") && !strstr(path, "/../") && !strstr(path, "/./") &&
-	       strcmp(path + n - 3, "/..") != 0 && strcmp(path + n - 2, "/.") != 0;
-}
-
 static int add(struct listing *l, const json_t *disk, struct pgr_error *err)
 {
 	const char *path = message_text(disk, "pdev_path"), *vdev = message_text(disk, "vdev");
 	const char *format = message_text(disk, "format");
 	struct guest_disk *d = &l->disks[l->nr];
+	struct pgr_error wrong = PGR_ERROR_NONE;
 	struct stat st;
 
 	if (!path[0] || disk_is_address(path))
@@ -92,7 +85,7 @@ static int add(struct listing *l, const json_t *disk, struct pgr_error *err)
 	if (l->nr == PGR_DISKS_MAX)
 		return pgr_fail(err, -E2BIG, "the guest has more than %u disks to take along",
 				PGR_DISKS_MAX);
-	if (!is_plain_path(path) || strlen(vdev) > PGR_DISK_VDEV_MAX)
+	if (stream_check_disk_path(path, strlen(path), &wrong) || strlen(vdev) > PGR_DISK_VDEV_MAX)
 		return pgr_fail(
 			err, -EINVAL,
 			"disk %s is %s: only a file that is named from / on, without . and .., can be taken along",
