@@ -328,6 +328,11 @@ static void teardown(void)
 {
 	unsigned i;
 
+	pv_disk_disconnect(disk);
+	for (i = 0; i < TURNS_MAX && !disconnected; i++)
+		loop_turn(loop, false);
+	CHECK_EQ(disconnected, 1);
+	pv_disk_free(disk);
 	CHECK_EQ(block_close(source, &err), 0);
 	nbd_server_free(server);
 	CHECK_EQ(block_close(destination, &err), 0);
@@ -338,6 +343,7 @@ static void teardown(void)
 	tape_free(from);
 	tape_free(to);
 	pv_journal_close(journal);
+	loop_free(loop);
 	fake_guest_free(guest);
 	free(memory);
 	free(expected);
