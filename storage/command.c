@@ -21,33 +21,46 @@
 
 struct text {
 	int fd;
-	char *data;
-	size_t length;
+	char *data; /* and a 0 at its end */
+	size_t length, room;
 	int error;
 };
+
+/* Twice as much each time, so that little of it is copied often. */
+static void add(struct text *t, const char *piece, size_t length)
+{
+	if (t->length + length > COMMAND_OUTPUT_MAX)
+		t->error = -EFBIG;
+	if (!t->error && t->length + length + 1 > t->room) {
+		size_t room = 2 * t->room + length + 1;
+		char *more = realloc(t->data, room);
+
+		if (more) {
+			t->data = more;
+			t->room = room;
+		} else {
+			t->error = -ENOMEM;
+		}
+	}
+	if (t->error)
+		return;
+	memcpy(t->data + t->length, piece, length);
+	t->length += length;
+	t->data[t->length] = 0;
+}
 
 /* What is there now; false: nothing more will come. */
 static bool take(struct text *t)
 {
 	for (;;) {
-		char piece[PIECE], *more;
+		char piece[PIECE];
 		ssize_t n = read(t->fd, piece, sizeof(piece));
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			return n < 0 && errno == EAGAIN;
-		if (t->length + (size_t)n > COMMAND_OUTPUT_MAX)
-			t->error = -EFBIG;
-		more = t->error ? NULL : realloc(t->data, t->length + (size_t)n + 1);
-		if (!more) {
-			t->error = t->error ? t->error : -ENOMEM;
-			continue;
-		}
-		t->data = more;
-		memcpy(t->data + t->length, piece, (size_t)n);
-		t->length += (size_t)n;
-		t->data[t->length] = 0;
+		add(t, piece, (size_t)n);
 	}
 }
 

@@ -211,6 +211,25 @@ class Image:
         (tree / "work/tiny.i").write_text("int twice(int x)\n{\n\treturn 2 * x;\n}\n", "ascii")
 
 
+def loops_initrd(folder, scripts, programs):
+    """An initramfs to go behind a guest's own, packed: shell scripts by their names, gcc and what it compiles, and programs of this machine."""
+    tree, file = folder / "loops", folder / "loops.cpio"
+    shutil.rmtree(tree, ignore_errors=True)
+    for name in ("work", "usr/bin", "usr/lib/pagurus"):
+        (tree / name).mkdir(parents=True)
+    for name, text in scripts.items():
+        script = tree / "usr/lib/pagurus" / name
+        script.write_text(text)
+        script.chmod(0o755)
+    Image.add_compiler(tree)
+    add_programs(tree, programs)
+    # Of a length between the other two.
+    run("gcc", "-E", "-D_GNU_SOURCE", "-o", tree / "work/source.i", HERE.parents[1] / "guest-linux/workload/ticker.c")
+    pack(tree, file)
+    run("gzip", "-1f", file)
+    return file.with_suffix(".cpio.gz")
+
+
 def command_line(image, system, part, options, extra):
     """QEMU's. options: cpu, mitigations, batches; part: its kind and rows."""
     for_hypervisor, for_linux = MITIGATIONS[options.mitigations]

@@ -109,6 +109,14 @@ def begin(*options):
     goes_on()
 
 
+def longer_initrd(more, host="a"):
+    """The tiny guest's initramfs with a packed one of this machine behind it, in the host; its path there."""
+    lab("put", host, str(more), "/root/more.cpio.gz")
+    # Not packed: of two packed ones libxl unpacks the first.
+    sh(host, f"zcat {CONFIG.rpartition('/')[0]}/tiny.cpio.gz /root/more.cpio.gz > /root/both.cpio && rm /root/more.cpio.gz")
+    return "/root/both.cpio"
+
+
 def console(guest, host="a"):
     return sh(host, f"cat /var/log/xen/console/guest-{guest}.log 2>/dev/null || true").stdout
 
@@ -201,4 +209,4 @@ def main(name, module, suite=None):
 
 
 __all__ = ["CONFIG", "CONSOLE", "GUEST", "SLOW", "Suite", "audit", "begin", "build_vmm_log", "console", "dmesg", "do", "domains", "end", "expect", "goes_on", "gone",
-           "held_at_most", "lab", "main", "nothing_left", "prepare", "says", "sh", "until", "verdicts"]
+           "held_at_most", "lab", "longer_initrd", "main", "nothing_left", "prepare", "says", "sh", "until", "verdicts"]
