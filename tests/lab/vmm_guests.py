@@ -16,14 +16,13 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
 
 import lab_guests  # noqa: E402
-from lab_guests import CONFIG, CONSOLE, GUEST, HYPERVISOR, domains, lab, prepare, sh, verdicts  # noqa: E402
+from lab_guests import CONFIG, CONSOLE, GUEST, HYPERVISOR, domains, lab, prepare, sh, until, verdicts  # noqa: E402
 from rig import expect, wait_until  # noqa: E402
 from vmm_hosts import END, ROOT, SLOW, run  # noqa: E402
 
 HOST = ("--hosts", "1", "--hypervisor", HYPERVISOR, "--smp", "2", "--mem", "1536")
 OURS = HYPERVISOR == "pagurus"
 SAMPLES = 5
-LATE = 99
 
 
 def dmesg():
@@ -72,14 +71,6 @@ def build_vmm_log(to):
 def audit(host="a"):
     said = re.findall(r"audit: .*", sh(host, "xl debug-keys a; xl dmesg").stdout)
     expect(said and "all counted right" in said[-1], "\n".join(said[-8:]))
-
-
-def until(condition, what, then="true", host="a"):
-    """Waits until the shell's condition holds in the host, and does the rest; what it says. To ask again and again from here would cost the host more than the condition."""
-    r = sh(host, f"end=$((SECONDS + {SLOW:.0f})); until {condition}; do [ $SECONDS -lt $end ] || exit {LATE}; sleep 0.5; done; {then}", None)
-    expect(r.returncode != LATE, f"waited {SLOW:.0f} s in vain for {what}")
-    expect(r.returncode == 0, f"{what}: exit status {r.returncode}: {r.stdout[-400:]} {r.stderr[-400:]}")
-    return r.stdout
 
 
 def gone(host="a"):
