@@ -210,19 +210,25 @@ def test_6_keeper_does_what_the_configuration_says():
     back_at_a()
 
 
-def killed_at(host, point):
-    """kill -9 of a daemon whose worker stands at the point; then the guest is wherever one_owner says, and whole."""
-    back_at_a()
+def daemon_dies_at(host, point, guest, *options):
+    """kill -9 of a daemon whose worker stands at the point of a move from a to b; where the guest is then, which is at one host."""
     with_faults(host, f"stop@{point}")
-    sh("a", f"nohup pagurus migrate {' '.join(ANY_STOP)} --reconnect 9s {GUEST} b > /var/tmp/move.log 2>&1 &")
+    sh("a", f"nohup pagurus migrate {' '.join((*ANY_STOP, *options))} --reconnect 9s {guest} b > /var/tmp/move.log 2>&1 &")
     wait_until(lambda: re.search(r"^T.*pagurus worker", sh(host, "ps -e -o stat=,args=").stdout, re.M), f"a worker at {point}", SLOW)
     sh(host, f"rm -f {DROP_IN}/fault.conf; systemctl daemon-reload;"
        " systemctl kill -s KILL --kill-who=main pagurus")
     journals_over()
-    where = [h for h in "ab" if GUEST in domains(h)]
+    where = [h for h in "ab" if guest in domains(h)]
     expect(len(where) == 1, f"{point}: the guest is at {where}")
-    runs_at(where[0])
     return where[0]
+
+
+def killed_at(host, point):
+    """The guest is wherever one_owner says then, and whole."""
+    back_at_a()
+    where = daemon_dies_at(host, point, GUEST)
+    runs_at(where)
+    return where
 
 
 def test_7_source_daemon_killed_before_commit():
