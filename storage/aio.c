@@ -40,22 +40,24 @@ static void land(struct iocb *cb, int64_t result)
 	wait_end(&f->wait);
 }
 
-static void reap(struct loop_watch *w, uint32_t events)
+static void reap(struct aio_queue *q)
 {
-	struct aio_queue *q = (struct aio_queue *)((char *)w - offsetof(struct aio_queue, ready));
 	struct io_event event[EVENTS_AT_ONCE];
 	struct timespec none = {0};
-	uint64_t count;
 	int nr;
 
-	(void)events;
-	while (read(w->fd, &count, sizeof(count)) < 0 && errno == EINTR)
-		;
 	do {
 		nr = io_getevents(q->context, 0, EVENTS_AT_ONCE, event, &none);
 		for (int i = 0; i < nr; i++)
 			land(event[i].obj, (int64_t)event[i].res);
 	} while (nr == EVENTS_AT_ONCE || nr == -EINTR);
+}
+
+/* Edge-triggered: each request that ends rings again, whatever the eventfd counts, so that nobody has to read it. */
+static void on_ready(struct loop_watch *w, uint32_t events)
+{
+	(void)events;
+	reap((struct aio_queue *)((char *)w - offsetof(struct aio_queue, ready)));
 }
 
 /*
@@ -80,6 +82,8 @@ static void submit(struct loop_task *t)
 	for (unsigned i = at; i < q->nr_pending; i++)
 		q->pending[i - at] = q->pending[i];
 	q->nr_pending -= at;
+	/* What was in the page cache, or on a device of memory, is done by now. */
+	reap(q);
 }
 
 static void queue_end(void *object)
@@ -108,11 +112,12 @@ static struct aio_queue *queue_of(struct loop *l, int *why)
 	*why = io_setup(AIO_DEPTH, &q->context);
 	if (*why)
 		goto no_context;
-	q->ready = (struct loop_watch){.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = reap};
+	q->ready = (struct loop_watch){.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
+				       .ready = on_ready};
 	*why = -errno;
 	if (q->ready.fd < 0)
 		goto no_eventfd;
-	*why = loop_watch(l, &q->ready, EPOLLIN, NULL);
+	*why = loop_watch(l, &q->ready, EPOLLIN | EPOLLET, NULL);
 	if (*why)
 		goto no_watch;
 	loop_attach(l, LOOP_AIO, q, queue_end);

@@ -30,7 +30,8 @@ struct loop {
 	struct loop_timer *timers; /* by time */
 	uint64_t clock_set;	   /* what the timerfd is set to, 0: off */
 	struct task_list tasks;
-	pthread_mutex_t lock; /* of what follows */
+	uint64_t spin_most, spin; /* look for so long before sleeping: at most, now */
+	pthread_mutex_t lock;	  /* of what follows */
 	struct task_list posted;
 	atomic_bool stop;
 	bool inside;
@@ -184,6 +185,32 @@ static void run_tasks(struct loop *l)
 	}
 }
 
+void loop_spin(struct loop *l, uint64_t most_ns)
+{
+	l->spin_most = most_ns;
+	l->spin = 0;
+}
+
+/*
+ * Until something happens. A wait that ended within the time that may be spent with looking would have been shorter without the sleep: the next one
+ * looks first. One that took longer was not worth it: the next one sleeps at once.
+ */
+static int wait_events(struct loop *l)
+{
+	uint64_t began = l->spin_most ? loop_now_ns() : 0, now = began;
+	int nr = 0;
+
+	while (!nr && now - began < l->spin) {
+		nr = epoll_wait(l->epoll, l->event, EVENTS_A_TURN, 0);
+		now = loop_now_ns();
+	}
+	if (!nr)
+		nr = epoll_wait(l->epoll, l->event, EVENTS_A_TURN, -1);
+	if (l->spin_most)
+		l->spin = loop_now_ns() - began <= l->spin_most ? l->spin_most : 0;
+	return nr;
+}
+
 void loop_turn(struct loop *l, bool wait)
 {
 	bool worked = l->tasks.first != NULL;
@@ -191,7 +218,8 @@ void loop_turn(struct loop *l, bool wait)
 	l->inside = true;
 	run_tasks(l);
 	l->inside = false;
-	l->nr_events = epoll_wait(l->epoll, l->event, EVENTS_A_TURN, wait && !worked ? -1 : 0);
+	l->nr_events =
+		wait && !worked ? wait_events(l) : epoll_wait(l->epoll, l->event, EVENTS_A_TURN, 0);
 	l->inside = true;
 	for (int i = 0; i < l->nr_events; i++) {
 		struct loop_watch *w = l->event[i].data.ptr;

@@ -244,7 +244,13 @@ static ssize_t receive(struct nbd_stream *s, void *to, size_t length, uint32_t *
 
 	*event = EPOLLIN;
 	if (!s->ssl) {
+		/* A full buffer tells nothing, and who has hung up may have sent before that. */
+		if (s->dry && !s->hung_up) {
+			s->dry = false;
+			return -EAGAIN;
+		}
 		got = recv(s->watch.fd, to, length, MSG_DONTWAIT);
+		s->dry = got > 0 && (size_t)got < length;
 		return got < 0 ? -errno : got;
 	}
 	ERR_clear_error();

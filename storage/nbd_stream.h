@@ -32,6 +32,7 @@ struct nbd_stream {
 	bool hung_up;	/* nothing is watched any more: reading does not wait, sending fails */
 	bool cancelled;
 	bool timed_out;
+	bool dry;  /* the last bytes came alone: nothing more was there */
 	int error; /* of sending; 0: none */
 	SSL *ssl;
 

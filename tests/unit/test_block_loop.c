@@ -119,6 +119,56 @@ static void another_thread_posts(void)
 	loop_free(loop);
 }
 
+/* ---- looking before sleeping ---- */
+
+static struct loop_watch bell;
+
+static void rung(struct loop_watch *w, uint32_t events)
+{
+	char c;
+
+	CHECK(events & EPOLLIN);
+	CHECK_EQ(read(w->fd, &c, 1), 1);
+	note(c);
+}
+
+/* Whether it looks or sleeps: each event is there once, and so are timers, posts and the end. */
+static void spinning_misses_nothing(void)
+{
+	int p[2];
+
+	setup();
+	CHECK_EQ(pipe(p), 0);
+	loop_spin(loop, 50000000);
+	bell = (struct loop_watch){.fd = p[0], .ready = rung};
+	CHECK_EQ(loop_watch(loop, &bell, EPOLLIN, NULL), 0);
+	for (int i = 0; i < 3; i++) {
+		CHECK_EQ(write(p[1], "x", 1), 1);
+		loop_turn(loop, true);
+	}
+	CHECK_STR(trace, "xxx");
+	/* It looks now, and the timer ends that; then one that is later than it looks. */
+	timer[0] = (struct loop_timer){.fire = fired};
+	loop_arm(loop, &timer[0], loop_now_ns() + 2000000);
+	loop_turn(loop, true);
+	CHECK_STR(trace, "xxxa");
+	loop_arm(loop, &timer[0], loop_now_ns() + 100000000);
+	loop_turn(loop, true);
+	CHECK_STR(trace, "xxxaa");
+	loop_arm(loop, &timer[0], loop_now_ns() + 1000000);
+	loop_turn(loop, true);
+	CHECK_STR(trace, "xxxaaa");
+	loop_stop(loop);
+	loop_run(loop);
+	CHECK_EQ(write(p[1], "y", 1), 1);
+	loop_turn(loop, true);
+	CHECK_STR(trace, "xxxaaay");
+	loop_unwatch(loop, &bell);
+	close(p[0]);
+	close(p[1]);
+	loop_free(loop);
+}
+
 static struct loop_watch watch[2];
 
 static void ready(struct loop_watch *w, uint32_t events)
@@ -324,8 +374,9 @@ static void work_is_done_beside_the_loop(void)
 	loop_free(loop);
 }
 
-UNIT_MAIN(TEST(timers_fire_in_order), TEST(tasks_run_in_the_turn_in_which_they_come),
-	  TEST(another_thread_posts), TEST(an_unwatched_descriptor_is_not_called),
-	  TEST(a_lock_is_held_by_one_fiber), TEST(waiting_works_outside_of_fibers),
-	  TEST(no_memory_for_a_fiber), TEST(ranges_are_shared_or_exclusive),
-	  TEST(a_waiting_writer_is_not_overtaken), TEST(work_is_done_beside_the_loop))
+UNIT_MAIN(TEST(timers_fire_in_order), TEST(spinning_misses_nothing),
+	  TEST(tasks_run_in_the_turn_in_which_they_come), TEST(another_thread_posts),
+	  TEST(an_unwatched_descriptor_is_not_called), TEST(a_lock_is_held_by_one_fiber),
+	  TEST(waiting_works_outside_of_fibers), TEST(no_memory_for_a_fiber),
+	  TEST(ranges_are_shared_or_exclusive), TEST(a_waiting_writer_is_not_overtaken),
+	  TEST(work_is_done_beside_the_loop))

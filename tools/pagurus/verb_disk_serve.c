@@ -35,6 +35,7 @@
 #include "tools/pagurus/verbs.h"
 
 #define DISKS_MAX      64u
+#define SPIN_NS	       50000u /* about what it costs to be put to sleep and woken, on both sides */
 #define BITMAP_CONTEXT "qemu:dirty-bitmap:" /* as QEMU calls it, and its clients ask for it */
 
 struct serve {
@@ -408,6 +409,9 @@ static int serve(struct serve *s, char **paths, unsigned nr, struct pgr_error *e
 	struct nbd_options o = {.log = on_log, .log_ctx = s};
 	int ret = catch_signals(s, err);
 
+	/* With one processor it would be the client's time. */
+	if (sysconf(_SC_NPROCESSORS_ONLN) > 1)
+		loop_spin(s->loop, SPIN_NS);
 	if (!ret && s->tls)
 		ret = tls_identity_load(s->paths.config, &s->identity, err);
 	o.identity = s->identity;
