@@ -348,6 +348,9 @@ static int file_close(struct block *b, struct pgr_error *err)
 	struct block_file *f = to_file(b);
 	int ret = 0;
 
+	/* A request of libaio that is over may still hold the open file for some milliseconds, with its lock. */
+	if (f->fd >= 0 && !f->unlocked)
+		file_unlock(f->fd);
 	if (f->fd >= 0 && close(f->fd))
 		ret = pgr_fail_errno(err, -errno, "%s: closing failed", b->info.name);
 	free(f->path);

@@ -12,6 +12,7 @@
 #define BUCKETS	   1024u
 #define NOBODY	   UINT16_MAX
 #define PART_BYTES (1u << 20)
+#define SLICES	   64u /* whose memory comes in one piece: alone each would take up twice its size */
 
 struct slot {
 	struct qcow2_cache *owner; /* NULL: in no bucket */
@@ -133,7 +134,7 @@ void qcow2_cache_free(struct qcow2_cache *c)
 	free(c);
 	if (--p->users)
 		return;
-	for (unsigned i = 0; i < p->nr; i++)
+	for (unsigned i = 0; i < p->nr; i += SLICES)
 		free(p->slot[i].data);
 	free(p);
 }
@@ -145,7 +146,8 @@ static struct slot *free_slot(struct pool *p)
 
 	if (p->nr < CACHE_SLICES) {
 		s = &p->slot[p->nr];
-		s->data = aligned_alloc(CACHE_SLICE, CACHE_SLICE);
+		s->data = p->nr % SLICES ? s[-1].data + CACHE_SLICE / sizeof(*s->data)
+					 : aligned_alloc(CACHE_SLICE, SLICES * CACHE_SLICE);
 		if (s->data) {
 			p->nr++;
 			return s;

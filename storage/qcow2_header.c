@@ -7,7 +7,8 @@
 #include "common/text.h"
 #include "storage/qcow2.h"
 
-#define HEADER_READ (2u << 20) /* the first cluster has all of the header */
+#define HEADER_READ \
+	65536u /* the first cluster, which has all of the header, where that has the usual size */
 
 #define EXTENSION_END	0u
 #define HEADER_LENGTH_2 72u
@@ -279,16 +280,43 @@ int qcow2_header_parse(const uint8_t *bytes, size_t length, uint64_t file_size, 
 	return ret ? ret : check_geometry(h, file_size, name, err);
 }
 
+/* The first bytes of the file into *bytes, which is freed and made again. */
+static int read_first(struct block *file, uint8_t **bytes, size_t length, struct pgr_error *err)
+{
+	free(*bytes);
+	*bytes = malloc(length + 1);
+	return *bytes ? block_read(file, 0, *bytes, length, err)
+		      : pgr_fail(err, -ENOMEM, "%s: no memory to read its header",
+				 block_info(file)->name);
+}
+
+/* The size of the first cluster, if these are a header's first bytes. */
+static size_t first_cluster(const uint8_t *bytes, size_t length)
+{
+	struct qcow2_disk_header d;
+	uint32_t bits;
+
+	if (length < sizeof(d) || !qcow2_is_image(bytes, length))
+		return 0;
+	memcpy(&d, bytes, sizeof(d));
+	bits = be32toh(d.cluster_bits);
+	return bits <= QCOW2_CLUSTER_BITS_MAX ? (size_t)1 << bits : 0;
+}
+
 int qcow2_header_load(struct block *file, struct qcow2_header *out, struct pgr_error *err)
 {
 	const struct block_info *info = block_info(file);
-	size_t length = info->size < HEADER_READ ? (size_t)info->size : HEADER_READ;
-	uint8_t *bytes = malloc(length + 1);
-	int ret;
+	size_t length = info->size < HEADER_READ ? (size_t)info->size : HEADER_READ, whole;
+	uint8_t *bytes = NULL;
+	int ret = read_first(file, &bytes, length, err);
 
-	if (!bytes)
-		return pgr_fail(err, -ENOMEM, "%s: no memory to read its header", info->name);
-	ret = block_read(file, 0, bytes, length, err);
+	whole = ret ? 0 : first_cluster(bytes, length);
+	if (whole > info->size)
+		whole = (size_t)info->size;
+	if (whole > length) {
+		length = whole;
+		ret = read_first(file, &bytes, length, err);
+	}
 	if (!ret)
 		ret = qcow2_header_parse(bytes, length, info->size, info->name, out, err);
 	free(bytes);
