@@ -192,7 +192,7 @@ test: setup-build setup-lint setup-lab
 	@+$(AGAIN) SAN=1 all units
 	@$(ALONE) tests/run test
 
-soak: setup-build setup-lab
+soak: setup-build setup-lint setup-lab
 	@+$(AGAIN) all
 	@$(ALONE) tests/run soak
 
