@@ -10,6 +10,7 @@
 #include "common/text.h"
 #include "storage/block_nbd_keep.h"
 #include "storage/block_nbd_link.h"
+#include "storage/nbd_address.h"
 
 #define PATIENCE_MS 60000u
 #define PIECE_MAX   (4u << 20) /* of a read or write */
@@ -396,12 +397,7 @@ static const struct block_ops remote_ops = {
 
 bool block_nbd_is_uri(const char *name)
 {
-	static const char *const schemes[] = {"nbd://", "nbds://", "nbd+unix://", "nbds+unix://"};
-
-	for (unsigned i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++)
-		if (!strncmp(name, schemes[i], strlen(schemes[i])))
-			return true;
-	return false;
+	return nbd_address_is(name);
 }
 
 static uint64_t block_size_of(struct nbd_handle *h, int kind, uint64_t otherwise)

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "storage/nbd_address.h"
+
 static const char *const names[] = {"ca-cert.pem", "client-cert.pem", "client-key.pem"};
 
 static int append_file(int out, int folder, const char *name)
@@ -86,8 +88,7 @@ int nbd_tls_folder_make(struct nbd_tls_folder *f, const char *uri, const char *i
 	int ret;
 
 	f->path[0] = '\0';
-	if (!identity || strncmp(uri, "nbds", 4) != 0 || strstr(uri, "tls-certificates=") ||
-	    strstr(uri, "tls-psk-file="))
+	if (!identity || !nbd_address_takes_identity(uri))
 		return 0;
 	snprintf(f->path, sizeof(f->path), "/tmp/pagurus-nbd-XXXXXX");
 	if (!mkdtemp(f->path)) {

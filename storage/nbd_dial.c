@@ -6,17 +6,12 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define PATIENCE_MS 10000
-#define PORT	    "10809"
-#define HOST_MAX    256u
 
 void nbd_dial_keepalive(int fd)
 {
@@ -31,14 +26,6 @@ void nbd_dial_keepalive(int fd)
 	for (unsigned i = 0; i < sizeof(options) / sizeof(options[0]); i++)
 		setsockopt(fd, options[i].level, options[i].name, &options[i].value,
 			   sizeof(options[i].value));
-}
-
-static int not_an_address(const char *uri, struct pgr_error *err)
-{
-	return pgr_fail(
-		err, -EINVAL,
-		"%s: not the address of a server: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH",
-		uri);
 }
 
 static int connected(int fd, const struct sockaddr *a, socklen_t length)
@@ -76,117 +63,55 @@ static int try_one(int family, const struct sockaddr *a, socklen_t length, int *
 	return ret;
 }
 
-/* ---- by TCP ---- */
-
-/* Host and port of "HOST:PORT/..." or "[HOST]:PORT/...". */
-static bool split(const char *at, char host[HOST_MAX], char port[8])
+static int dial_host(const struct nbd_address *a, int *out, struct pgr_error *err)
 {
-	const char *end = at + strcspn(at, "/?#"), *colon, *stop;
-
-	/* What is in front of it would be a user's name, which NBD does not know. */
-	if (memchr(at, '@', (size_t)(end - at)))
-		return false;
-	if (*at == '[') {
-		at++;
-		stop = memchr(at, ']', (size_t)(end - at));
-		colon = stop ? stop + 1 : end;
-	} else {
-		colon = memchr(at, ':', (size_t)(end - at));
-		colon = stop = colon ? colon : end;
-	}
-	if (!stop || stop == at || (size_t)(stop - at) >= HOST_MAX ||
-	    (colon != end && (*colon != ':' || end - colon > 6)))
-		return false;
-	memcpy(host, at, (size_t)(stop - at));
-	host[stop - at] = '\0';
-	snprintf(port, 8, "%s", PORT);
-	if (colon != end && end - colon > 1) {
-		memcpy(port, colon + 1, (size_t)(end - colon) - 1);
-		port[end - colon - 1] = '\0';
-	}
-	return true;
-}
-
-static int dial_host(const char *uri, const char *at, int *out, struct pgr_error *err)
-{
+	static const int on = 1;
 	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
-	struct addrinfo *found, *a;
-	char host[HOST_MAX], port[8];
-	int ret;
+	struct addrinfo *found;
+	int ret = getaddrinfo(a->host, a->port, &hints, &found);
 
-	if (!split(at, host, port))
-		return not_an_address(uri, err);
-	ret = getaddrinfo(host, port, &hints, &found);
 	if (ret)
-		return pgr_fail(err, -EHOSTUNREACH, "%s: %s: %s", uri, host, gai_strerror(ret));
+		return pgr_fail(err, -EHOSTUNREACH, "%s: %s", a->host, gai_strerror(ret));
 	ret = -EHOSTUNREACH;
-	for (a = found; a && ret; a = a->ai_next)
-		ret = try_one(a->ai_family, a->ai_addr, a->ai_addrlen, out);
+	for (const struct addrinfo *i = found; i && ret; i = i->ai_next)
+		ret = try_one(i->ai_family, i->ai_addr, i->ai_addrlen, out);
 	freeaddrinfo(found);
 	if (ret)
-		return pgr_fail_errno(err, ret, "%s: cannot be reached", uri);
+		return ret;
 	nbd_dial_keepalive(*out);
+	/* A small request does not wait for the answer to the one before it. */
+	setsockopt(*out, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	return 0;
 }
 
-/* ---- by a Unix socket ---- */
-
-static int nibble(char c)
+static int dial_path(const struct nbd_address *a, int *out)
 {
-	const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c | 0x20) : NULL;
+	struct sockaddr_un at = {.sun_family = AF_UNIX};
 
-	return at ? (int)(at - digits) : -1;
+	memcpy(at.sun_path, a->path, sizeof(at.sun_path));
+	return try_one(AF_UNIX, (const struct sockaddr *)&at, sizeof(at), out);
 }
 
-/* The letters until the end of this part of the address; false: too many, or an escape that is none. */
-static bool unescape(const char *at, char *to, size_t room)
+int nbd_dial_address(const struct nbd_address *a, const char *uri, int *out, struct pgr_error *err)
 {
-	for (; *at && *at != '&' && *at != ';' && *at != '#'; at++) {
-		int high, low;
-
-		if (room-- <= 1)
-			return false;
-		if (*at != '%') {
-			*to++ = *at;
-			continue;
-		}
-		high = nibble(at[1]);
-		low = high < 0 ? -1 : nibble(at[2]);
-		if (low < 0 || !(high | low))
-			return false;
-		*to++ = (char)(high << 4 | low);
-		at += 2;
-	}
-	*to = '\0';
-	return true;
-}
-
-static int dial_unix(const char *uri, int *out, struct pgr_error *err)
-{
-	static const char word[] = "socket=";
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	const char *at = strchr(uri, '?');
+	struct pgr_error why = PGR_ERROR_NONE;
 	int ret;
 
-	while (at && strncmp(at + 1, word, sizeof(word) - 1) != 0)
-		at = strpbrk(at + 1, "&;");
-	if (!at || !unescape(at + sizeof(word), a.sun_path, sizeof(a.sun_path)) || !a.sun_path[0])
-		return not_an_address(uri, err);
-	ret = try_one(AF_UNIX, (const struct sockaddr *)&a, sizeof(a), out);
+	*out = -1;
+	ret = a->path[0] ? dial_path(a, out) : dial_host(a, out, &why);
+	if (why.code)
+		return pgr_fail(err, ret, "%s: %s", uri, why.text);
 	return ret ? pgr_fail_errno(err, ret, "%s: cannot be reached", uri) : 0;
 }
 
 int nbd_dial(const char *uri, int *out, struct pgr_error *err)
 {
-	static const char tcp[] = "nbd://", local[] = "nbd+unix://";
+	struct nbd_address a;
+	int ret = nbd_address_parse(uri, &a, err);
 
 	*out = -1;
-	if (!strncmp(uri, "nbds", 4))
-		return pgr_fail(err, -EOPNOTSUPP,
-				"%s: a connection with TLS cannot be made again from here", uri);
-	if (!strncmp(uri, tcp, sizeof(tcp) - 1))
-		return dial_host(uri, uri + sizeof(tcp) - 1, out, err);
-	if (!strncmp(uri, local, sizeof(local) - 1))
-		return dial_unix(uri, out, err);
-	return not_an_address(uri, err);
+	if (!ret && a.tls)
+		ret = pgr_fail(err, -EOPNOTSUPP,
+			       "%s: a connection with TLS cannot be made again from here", uri);
+	return ret ? ret : nbd_dial_address(&a, uri, out, err);
 }

@@ -9,7 +9,8 @@
 #include <endian.h>
 #include <stdint.h>
 
-#define NBD_PORT 10809u
+#define NBD_PORT     10809u
+#define NBD_NAME_MAX 4096u /* bytes of an export's name: the longest text of the protocol */
 
 /* ---- handshake: fixed newstyle ---- */
 
@@ -45,6 +46,7 @@ enum nbd_rep {
 #define NBD_REP_ERR_INVALID  NBD_REP_ERROR(3)
 #define NBD_REP_ERR_TLS_REQD NBD_REP_ERROR(5)
 #define NBD_REP_ERR_UNKNOWN  NBD_REP_ERROR(6)
+#define NBD_REP_ERR_SIZES    NBD_REP_ERROR(8) /* NBD_REP_ERR_BLOCK_SIZE_REQD */
 #define NBD_REP_ERR_TOO_BIG  NBD_REP_ERROR(9)
 
 enum nbd_info { NBD_INFO_EXPORT, NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE };

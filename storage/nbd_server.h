@@ -19,8 +19,7 @@
 
 struct nbd_server;
 
-#define NBD_CONNECTIONS	 64u   /* the default of max_connections */
-#define NBD_NAME_MAX	 4096u /* bytes of an export's name */
+#define NBD_CONNECTIONS	 64u /* the default of max_connections */
 #define NBD_HANDSHAKE_MS 20000u
 #define NBD_GOODBYE_MS	 10000u /* what answers have at the end to reach their client */
 
