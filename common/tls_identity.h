@@ -46,6 +46,13 @@ struct tls_check {
 	char fingerprint[TLS_FINGERPRINT_SIZE];
 };
 
+/*
+ * common/tls_handshake.c: a sentence that begins with the peer's name, and its code. The first: this side refused the peer's certificate, as k says. The second: why
+ * OpenSSL's last call of this thread failed in a handshake, of either side's doing; empties its queue.
+ */
+int tls_fail_refused(const char *peer, const struct tls_check *k, struct pgr_error *err);
+int tls_fail_handshake(const char *peer, const struct tls_check *k, struct pgr_error *err);
+
 /* The ciphers that are offered, for labels: "AES-256-GCM" of "TLS_AES_256_GCM_SHA384"; others unchanged. */
 const char *tls_cipher_label(const char *name);
 

@@ -25,6 +25,7 @@
 #include "common/tls_gcm.h"
 #include "common/tls_identity.h"
 #include "tests/unit/channel_pump.h"
+#include "tests/unit/tls_hosts.h"
 #include "tests/unit/unit.h"
 
 #define BULK	(64u << 20)
@@ -32,71 +33,6 @@
 #define DAY	(24 * 60 * 60)
 
 static struct pgr_error err;
-
-/* ---- hosts: folders with identities ---- */
-
-static char base[64];
-
-static void remove_all(void);
-
-/* BASE/NAME, BASE/NAME/FILE; four may be in use at once. */
-static const char *path_of(const char *name, const char *file)
-{
-	static char path[4][512];
-	static unsigned turn;
-	char *p = path[turn++ % 4];
-
-	if (!base[0]) {
-		strcpy(base, "/tmp/test_tls.XXXXXX");
-		CHECK(mkdtemp(base));
-		atexit(remove_all);
-	}
-	snprintf(p, sizeof(path[0]), "%s/%s%s%s", base, name, file ? "/" : "", file ? file : "");
-	return p;
-}
-
-static void remove_all(void)
-{
-	char command[128];
-
-	snprintf(command, sizeof(command), "rm -rf '%s'", base);
-	if (base[0] && system(command))
-		fprintf(stderr, "%s could not be removed\n", base);
-	base[0] = '\0';
-}
-
-static char *read_file(const char *path)
-{
-	static char text[65536];
-	FILE *f = fopen(path, "r");
-	size_t n;
-
-	CHECK_MSG(f, "%s: %s", path, strerror(errno));
-	n = fread(text, 1, sizeof(text) - 1, f);
-	text[n] = '\0';
-	fclose(f);
-	return text;
-}
-
-static void make_host(const char *name)
-{
-	CHECK_MSG(!tls_identity_create(path_of(name, NULL), name, false, &err), "%s", err.text);
-}
-
-static void trust(const char *host, const char *whom)
-{
-	CHECK_MSG(!tls_identity_trust(path_of(host, NULL), whom,
-				      read_file(path_of(whom, "cert.pem")), &err),
-		  "%s", err.text);
-}
-
-static struct tls_identity *load(const char *host)
-{
-	struct tls_identity *id;
-
-	CHECK_MSG(!tls_identity_load(path_of(host, NULL), &id, &err), "%s", err.text);
-	return id;
-}
 
 /* Replace host's key and certificate by ones that are valid in that time, and make whom trust them unchecked. */
 static void make_dated(const char *host, const char *whom, time_t from, time_t until)
@@ -106,32 +42,22 @@ static void make_dated(const char *host, const char *whom, time_t from, time_t u
 	FILE *f;
 
 	CHECK_EQ(tls_certificate_make(key, host, from, until, &cert), 0);
-	f = fopen(path_of(host, "key.pem"), "w");
+	f = fopen(host_path(host, "key.pem"), "w");
 	CHECK(f && PEM_write_PrivateKey(f, key, NULL, NULL, 0, NULL, NULL));
 	fclose(f);
-	f = fopen(path_of(host, "cert.pem"), "w");
+	f = fopen(host_path(host, "cert.pem"), "w");
 	CHECK(f && PEM_write_X509(f, cert));
 	fclose(f);
 	if (whom) {
 		char file[80];
 
 		snprintf(file, sizeof(file), "trusted/%s.pem", host);
-		f = fopen(path_of(whom, file), "w");
+		f = fopen(host_path(whom, file), "w");
 		CHECK(f && PEM_write_X509(f, cert));
 		fclose(f);
 	}
 	X509_free(cert);
 	EVP_PKEY_free(key);
-}
-
-/* Hosts a and b that trust each other. */
-static void make_two(void)
-{
-	remove_all();
-	make_host("a");
-	make_host("b");
-	trust("a", "b");
-	trust("b", "a");
 }
 
 /* ---- connections ---- */
@@ -187,8 +113,8 @@ static void meet_with(struct end e[2], const struct tls_identity *a, const struc
 /* Load both hosts' identities as they are now, and connect. */
 static void meet(struct end e[2], const char *a_expects, const char *b_expects)
 {
-	struct tls_identity *a = load("a");
-	struct tls_identity *b = load("b");
+	struct tls_identity *a = host_load("a");
+	struct tls_identity *b = host_load("b");
 
 	meet_with(e, a, b, a_expects, b_expects, "none");
 	/* The channels must live on without them. */
@@ -239,7 +165,7 @@ static void hosts_that_trust_each_other_meet(void)
 	struct end e[2];
 	char b;
 
-	make_two();
+	hosts_make_two();
 	meet_well(e);
 	CHECK_STR(e[0].name, "b");
 	CHECK_STR(e[1].name, "a");
@@ -264,7 +190,7 @@ static void bulk_goes_both_ways_at_once(void)
 	struct channel *c[2];
 	struct end e[2];
 
-	make_two();
+	hosts_make_two();
 	meet_well(e);
 	c[0] = e[0].c;
 	c[1] = e[1].c;
@@ -304,7 +230,7 @@ static void keys_change_on_the_way(void)
 {
 	struct end e[2];
 
-	make_two();
+	hosts_make_two();
 	meet_well(e);
 	change_keys(e);
 	part(e);
@@ -317,7 +243,7 @@ static struct tls_identity *load_with(const char *host, enum tls_gcm_use use, co
 	struct tls_identity *id;
 
 	tls_gcm_use(use);
-	id = load(host);
+	id = host_load(host);
 	tls_gcm_use(TLS_GCM_WHERE_FAST);
 	CHECK_EQ(SSL_CTX_set_ciphersuites(id->ctx, suite), 1);
 	return id;
@@ -357,7 +283,7 @@ static void each_provider_understands_the_other(void)
 	struct channel *c[2];
 	struct end e[2];
 
-	make_two();
+	hosts_make_two();
 	for (size_t suite = 0; suite < 2; suite++) {
 		for (size_t side = 0; side < sizeof(sides) / sizeof(sides[0]); side++) {
 			char byte;
@@ -379,7 +305,7 @@ static void keys_change_between_providers(void)
 {
 	struct end e[2];
 
-	make_two();
+	hosts_make_two();
 	for (size_t side = 1; side < 3; side++) {
 		meet_sides(e, side, side - 1);
 		change_keys(e);
@@ -393,12 +319,12 @@ static void the_provider_is_used_where_it_is_fast(void)
 	struct end e[2];
 	unsigned contexts;
 
-	make_two();
+	hosts_make_two();
 	meet_well(e);
 	contexts = tls_gcm_contexts();
 	CHECK_EQ(contexts, tls_gcm_properties() ? 4 : 0);
 	part(e);
-	id = load("a");
+	id = host_load("a");
 	/* What decides whom we can talk to is as it was: three suites, AES-128 first where the processor has AES. */
 	CHECK(sk_SSL_CIPHER_num(SSL_CTX_get_ciphers(id->ctx)) >= 3);
 	CHECK_STR(SSL_CIPHER_get_name(sk_SSL_CIPHER_value(SSL_CTX_get_ciphers(id->ctx), 0)),
@@ -411,8 +337,8 @@ static void an_unknown_client_is_refused(void)
 {
 	struct end e[2];
 
-	make_two();
-	CHECK_EQ(unlink(path_of("b", "trusted/a.pem")), 0);
+	hosts_make_two();
+	CHECK_EQ(unlink(host_path("b", "trusted/a.pem")), 0);
 	meet(e, "b", NULL);
 	refused(e, "the other end refused this host's certificate SHA256:",
 		"run `pagurus host trust a` on this host");
@@ -422,8 +348,8 @@ static void an_unknown_server_is_refused(void)
 {
 	struct end e[2];
 
-	make_two();
-	CHECK_EQ(tls_identity_create(path_of("b", NULL), "b", true, &err), 0);
+	hosts_make_two();
+	CHECK_EQ(tls_identity_create(host_path("b", NULL), "b", true, &err), 0);
 	meet(e, "b", NULL);
 	refused(e, "run `pagurus host trust b` on this host", "it is not trusted there");
 }
@@ -435,17 +361,17 @@ static void an_expired_certificate_is_refused(void)
 	struct tls_identity *other;
 	time_t now = time(NULL);
 
-	make_two();
+	hosts_make_two();
 	/* Its own host does not even load it; here it expires between loading and meeting. */
 	make_dated("a", "b", now - 2 * DAY, now - DAY);
-	CHECK_EQ(tls_identity_load(path_of("a", NULL), &id, &err), -EKEYEXPIRED);
+	CHECK_EQ(tls_identity_load(host_path("a", NULL), &id, &err), -EKEYEXPIRED);
 	CHECK(!id);
 	CHECK_HAS(err.text, "pagurus host init --force");
 	make_dated("a", "b", now - DAY, now + 2);
-	id = load("a");
+	id = host_load("a");
 	while (time(NULL) <= now + 2)
 		usleep(50000);
-	other = load("b");
+	other = host_load("b");
 	meet_with(e, id, other, "b", NULL, "none");
 	refused(e, "it has expired", "it has expired");
 	CHECK_HAS(e[0].err.text, "the other end refused");
@@ -461,7 +387,7 @@ static void a_certificate_of_the_future_is_refused(void)
 	struct end e[2];
 	time_t now = time(NULL);
 
-	make_two();
+	hosts_make_two();
 	make_dated("a", "b", now + DAY, now + 2 * DAY);
 	meet(e, "b", NULL);
 	refused(e, "set both clocks", "set the clocks");
@@ -471,9 +397,9 @@ static void another_trusted_host_is_refused(void)
 {
 	struct end e[2];
 
-	make_two();
-	make_host("c");
-	trust("a", "c");
+	hosts_make_two();
+	host_make("c");
+	host_trust("a", "c");
 	meet(e, "c", NULL);
 	refused(e, "it is that of b, not of c", "expects another host");
 	meet(e, NULL, "c");
@@ -523,7 +449,7 @@ static struct sockaddr_un unix_address(void)
 {
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
 
-	snprintf(a.sun_path, sizeof(a.sun_path), "%.100s", path_of("sock", NULL));
+	snprintf(a.sun_path, sizeof(a.sun_path), "%.100s", host_path("sock", NULL));
 	return a;
 }
 
@@ -534,7 +460,7 @@ static int serve_openssl(struct end *e, struct program *p, const char *const mor
 	struct sockaddr_un a = unix_address();
 	const char *argv[24] = {"openssl", "s_client", "-quiet", "-unix", a.sun_path};
 	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct tls_identity *id = load("b");
+	struct tls_identity *id = host_load("b");
 
 	for (int i = 0; more[i]; i++)
 		argv[5 + i] = more[i];
@@ -553,15 +479,15 @@ static int serve_openssl(struct end *e, struct program *p, const char *const mor
 
 static void openssl_client_with_the_right_certificate(void)
 {
-	const char *more[] = {"-cert", path_of("a", "cert.pem"), "-key", path_of("a", "key.pem"),
-			      NULL};
+	const char *more[] = {"-cert", host_path("a", "cert.pem"), "-key",
+			      host_path("a", "key.pem"), NULL};
 	struct program p;
 	struct end e;
 	char buf[8];
 
-	make_two();
-	more[1] = path_of("a", "cert.pem");
-	more[3] = path_of("a", "key.pem");
+	hosts_make_two();
+	more[1] = host_path("a", "cert.pem");
+	more[3] = host_path("a", "key.pem");
 	/* P: what our side's confirmation is. */
 	CHECK_MSG(!serve_openssl(&e, &p, more, "Phello"), "%s", e.err.text);
 	CHECK_STR(e.name, "a");
@@ -591,24 +517,24 @@ static void openssl_clients_that_are_refused(void)
 	struct program p;
 	struct end e;
 
-	make_two();
-	make_host("c");
+	hosts_make_two();
+	host_make("c");
 	CHECK_EQ(serve_openssl(&e, &p, none, "P"), -EACCES);
 	CHECK_HAS(e.err.text, "sent no certificate");
 	stop(&p);
-	wrong[1] = path_of("c", "cert.pem");
-	wrong[3] = path_of("c", "key.pem");
+	wrong[1] = host_path("c", "cert.pem");
+	wrong[3] = host_path("c", "key.pem");
 	CHECK_EQ(serve_openssl(&e, &p, wrong, "P"), -EACCES);
 	CHECK_HAS(e.err.text, "pagurus host trust c");
 	stop(&p);
-	old[2] = path_of("a", "cert.pem");
-	old[4] = path_of("a", "key.pem");
+	old[2] = host_path("a", "cert.pem");
+	old[4] = host_path("a", "key.pem");
 	CHECK_EQ(serve_openssl(&e, &p, old, "P"), -EPROTO);
 	CHECK_HAS(e.err.text, "TLS 1.3");
 	stop(&p);
 	make_dated("a", "b", time(NULL) - 2 * DAY, time(NULL) - DAY);
-	wrong[1] = path_of("a", "cert.pem");
-	wrong[3] = path_of("a", "key.pem");
+	wrong[1] = host_path("a", "cert.pem");
+	wrong[3] = host_path("a", "key.pem");
 	CHECK_EQ(serve_openssl(&e, &p, wrong, "P"), -EACCES);
 	CHECK_HAS(e.err.text, "it has expired");
 	stop(&p);
@@ -622,12 +548,12 @@ static int visit_openssl(struct end *e, struct program *p, const char *host, con
 	const char *argv[] = {"openssl",  "s_server",
 			      "-quiet",	  "-unix",
 			      a.sun_path, "-unlink",
-			      "-cert",	  path_of(host, "cert.pem"),
-			      "-key",	  path_of(host, "key.pem"),
+			      "-cert",	  host_path(host, "cert.pem"),
+			      "-key",	  host_path(host, "key.pem"),
 			      "-Verify",  "1",
-			      "-CAfile",  path_of("a", "cert.pem"),
+			      "-CAfile",  host_path("a", "cert.pem"),
 			      option,	  NULL};
-	struct tls_identity *id = load("a");
+	struct tls_identity *id = host_load("a");
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	int64_t end = channel_now_ns() + (int64_t)PATIENT * 1000000;
 
@@ -650,7 +576,7 @@ static void openssl_server_with_the_right_certificate(void)
 	struct end e;
 	char buf[8];
 
-	make_two();
+	hosts_make_two();
 	CHECK_MSG(!visit_openssl(&e, &p, "b", NULL, "Phello"), "%s", e.err.text);
 	CHECK_STR(e.name, "b");
 	CHECK_EQ(get(e.c, buf, 5), 0);
@@ -664,8 +590,8 @@ static void openssl_servers_that_are_refused(void)
 	struct program p;
 	struct end e;
 
-	make_two();
-	make_host("c");
+	hosts_make_two();
+	host_make("c");
 	CHECK_EQ(visit_openssl(&e, &p, "c", NULL, "P"), -EACCES);
 	CHECK_HAS(e.err.text, "pagurus host trust c");
 	stop(&p);
@@ -682,7 +608,7 @@ static void openssl_servers_that_are_refused(void)
 
 static int serve_bytes(const void *data, size_t n, bool end, unsigned timeout_ms, struct end *e)
 {
-	struct tls_identity *id = load("b");
+	struct tls_identity *id = host_load("b");
 	int fd[2];
 
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
@@ -705,7 +631,7 @@ static void garbage_is_refused(void)
 	static const unsigned char empty[] = {22, 3, 1, 0, 0};
 	struct end e;
 
-	make_two();
+	hosts_make_two();
 	CHECK_EQ(serve_bytes("GET / HTTP/1.0\r\n\r\n", 18, true, PATIENT, &e), -EPROTO);
 	CHECK_HAS(e.err.text, "does not speak TLS");
 	CHECK_EQ(serve_bytes(huge, sizeof(huge), true, PATIENT, &e), -EPROTO);
@@ -740,8 +666,8 @@ static void a_dripping_stranger_is_bounded(void)
 	pthread_t t;
 	int fd[2];
 
-	make_two();
-	id = load("b");
+	hosts_make_two();
+	id = host_load("b");
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
 	CHECK_EQ(pthread_create(&t, NULL, drip, &fd[0]), 0);
 	e = (struct end){.raw = wrap(fd[1], 2000), .role = TLS_SERVER, .id = id};
@@ -760,9 +686,9 @@ static void a_fault_at_every_call_of_the_handshake(void)
 	struct tls_identity *a, *b;
 	int met = 0;
 
-	make_two();
-	a = load("a");
-	b = load("b");
+	hosts_make_two();
+	a = host_load("a");
+	b = host_load("b");
 	for (size_t k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++) {
 		for (unsigned n = 1;; n++) {
 			struct end e[2];
@@ -836,7 +762,7 @@ static void notice_faults(enum tls_gcm_use use)
 
 static void faults_in_the_data_are_noticed(void)
 {
-	make_two();
+	hosts_make_two();
 	notice_faults(TLS_GCM_ALWAYS);
 	notice_faults(TLS_GCM_NEVER);
 }
@@ -845,7 +771,7 @@ static void faults_in_the_data_are_noticed(void)
 static void meet_bare(struct end e[2], int fd[2])
 {
 	pthread_t t;
-	struct tls_identity *a = load("a"), *b = load("b");
+	struct tls_identity *a = host_load("a"), *b = host_load("b");
 
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
 	e[0] = (struct end){.raw = wrap(fd[0], PATIENT), .role = TLS_CLIENT, .id = a};
@@ -876,7 +802,7 @@ static void what_came_before_the_fault_is_delivered(void)
 	};
 	static char back[100000];
 
-	make_two();
+	hosts_make_two();
 	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
 		struct end e[2];
 		int fd[2];
@@ -934,9 +860,9 @@ static void records_may_arrive_in_any_pieces(void)
 	struct end e[2];
 	int fd[2][2];
 
-	make_two();
-	a = load("a");
-	b = load("b");
+	hosts_make_two();
+	a = host_load("a");
+	b = host_load("b");
 	for (int i = 0; i < 2; i++)
 		CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd[i]), 0);
 	for (int i = 0; i < 2; i++) {
@@ -971,9 +897,9 @@ static void a_killed_peer_is_noticed(void)
 	pid_t pid;
 	int ret;
 
-	make_two();
-	a = load("a");
-	b = load("b");
+	hosts_make_two();
+	a = host_load("a");
+	b = host_load("b");
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
 	pid = fork();
 	if (pid == 0) {
@@ -1027,7 +953,7 @@ static void cancel_wakes_both_threads(void)
 	pthread_t r, w;
 	void *ret;
 
-	make_two();
+	hosts_make_two();
 	meet_well(e);
 	pump_data(BULK);
 	CHECK_EQ(pthread_create(&r, NULL, blocked_read, e[0].c), 0);
@@ -1049,9 +975,9 @@ static void silence_times_out(void)
 	int fd[2];
 	char byte;
 
-	make_two();
-	a = load("a");
-	b = load("b");
+	hosts_make_two();
+	a = host_load("a");
+	b = host_load("b");
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
 	e[0] = (struct end){.raw = wrap(fd[0], 1000), .role = TLS_CLIENT, .id = a};
 	e[1] = (struct end){.raw = wrap(fd[1], PATIENT), .role = TLS_SERVER, .id = b};
@@ -1081,12 +1007,12 @@ static void no_memory_while_loading(void)
 	unsigned failed = 0;
 	bool struck;
 
-	make_two();
+	hosts_make_two();
 	do {
 		int ret;
 
 		unit_fail_alloc(n);
-		ret = tls_identity_load(path_of("a", NULL), &id, &err);
+		ret = tls_identity_load(host_path("a", NULL), &id, &err);
 		struck = unit_fail_alloc(0) >= n;
 		CHECK_EQ(ret == 0, id != NULL);
 		CHECK(!ret || err.code == ret);
@@ -1107,9 +1033,9 @@ static void no_memory_while_meeting(void)
 	unsigned failed = 0;
 	bool struck;
 
-	make_two();
-	a = load("a");
-	b = load("b");
+	hosts_make_two();
+	a = host_load("a");
+	b = host_load("b");
 	do {
 		pthread_t t;
 		int fd[2];
@@ -1140,7 +1066,7 @@ static mode_t mode_of(const char *host, const char *file)
 {
 	struct stat st;
 
-	CHECK_EQ(stat(path_of(host, file), &st), 0);
+	CHECK_EQ(stat(host_path(host, file), &st), 0);
 	return st.st_mode & 07777;
 }
 
@@ -1148,19 +1074,19 @@ static void an_identity_is_made_once(void)
 {
 	char before[65536];
 
-	remove_all();
-	make_host("a");
+	hosts_remove();
+	host_make("a");
 	CHECK_EQ(mode_of("a", NULL), 0700);
 	CHECK_EQ(mode_of("a", "key.pem"), 0600);
-	snprintf(before, sizeof(before), "%s", read_file(path_of("a", "key.pem")));
-	CHECK_EQ(tls_identity_create(path_of("a", NULL), "a", false, &err), -EEXIST);
+	snprintf(before, sizeof(before), "%s", host_read(host_path("a", "key.pem")));
+	CHECK_EQ(tls_identity_create(host_path("a", NULL), "a", false, &err), -EEXIST);
 	CHECK_HAS(err.text, "--force");
-	CHECK_STR(read_file(path_of("a", "key.pem")), before);
-	CHECK_EQ(tls_identity_create(path_of("a", NULL), "a", true, &err), 0);
-	CHECK(strcmp(read_file(path_of("a", "key.pem")), before) != 0);
-	CHECK(access(path_of("a", ".key.pem.new"), F_OK) &&
-	      access(path_of("a", ".cert.pem.new"), F_OK));
-	CHECK_EQ(tls_identity_create(path_of("no/such", NULL), "a", false, &err), -ENOENT);
+	CHECK_STR(host_read(host_path("a", "key.pem")), before);
+	CHECK_EQ(tls_identity_create(host_path("a", NULL), "a", true, &err), 0);
+	CHECK(strcmp(host_read(host_path("a", "key.pem")), before) != 0);
+	CHECK(access(host_path("a", ".key.pem.new"), F_OK) &&
+	      access(host_path("a", ".cert.pem.new"), F_OK));
+	CHECK_EQ(tls_identity_create(host_path("no/such", NULL), "a", false, &err), -ENOENT);
 	CHECK_HAS(err.text, "make the folder");
 }
 
@@ -1178,8 +1104,8 @@ static void of_many_makers_one_makes(void)
 	void *ret;
 	int made = 0;
 
-	remove_all();
-	snprintf(dir, sizeof(dir), "%s", path_of("a", NULL));
+	hosts_remove();
+	snprintf(dir, sizeof(dir), "%s", host_path("a", NULL));
 	for (int i = 0; i < 4; i++)
 		CHECK_EQ(pthread_create(&t[i], NULL, make_at_once, dir), 0);
 	for (int i = 0; i < 4; i++) {
@@ -1188,47 +1114,47 @@ static void of_many_makers_one_makes(void)
 		made += (intptr_t)ret == 0;
 	}
 	CHECK_EQ(made, 1);
-	tls_identity_free(load("a"));
+	tls_identity_free(host_load("a"));
 }
 
 static void check_load(int ret, const char *says)
 {
 	struct tls_identity *id;
 
-	CHECK_EQ(tls_identity_load(path_of("a", NULL), &id, &err), ret);
+	CHECK_EQ(tls_identity_load(host_path("a", NULL), &id, &err), ret);
 	CHECK(!id);
 	CHECK_HAS(err.text, says);
 }
 
 static void what_cannot_be_relied_on_is_not_loaded(void)
 {
-	remove_all();
+	hosts_remove();
 	check_load(-ENOENT, "run `pagurus host init`");
-	make_host("a");
-	CHECK_EQ(chmod(path_of("a", "key.pem"), 0640), 0);
+	host_make("a");
+	CHECK_EQ(chmod(host_path("a", "key.pem"), 0640), 0);
 	check_load(-EPERM, "chmod 600");
-	CHECK_EQ(chmod(path_of("a", "key.pem"), 0600), 0);
-	CHECK_EQ(chmod(path_of("a", NULL), 0770), 0);
+	CHECK_EQ(chmod(host_path("a", "key.pem"), 0600), 0);
+	CHECK_EQ(chmod(host_path("a", NULL), 0770), 0);
 	check_load(-EPERM, "chmod 700");
-	CHECK_EQ(chmod(path_of("a", NULL), 0700), 0);
-	CHECK_EQ(rename(path_of("a", "key.pem"), path_of("a", "k")), 0);
+	CHECK_EQ(chmod(host_path("a", NULL), 0700), 0);
+	CHECK_EQ(rename(host_path("a", "key.pem"), host_path("a", "k")), 0);
 	check_load(-ENOENT, "run `pagurus host init`");
-	CHECK_EQ(symlink("k", path_of("a", "key.pem")), 0);
+	CHECK_EQ(symlink("k", host_path("a", "key.pem")), 0);
 	check_load(-ELOOP, "key.pem");
-	CHECK_EQ(unlink(path_of("a", "key.pem")), 0);
-	CHECK_EQ(close(open(path_of("a", "key.pem"), O_CREAT | O_WRONLY, 0600)), 0);
+	CHECK_EQ(unlink(host_path("a", "key.pem")), 0);
+	CHECK_EQ(close(open(host_path("a", "key.pem"), O_CREAT | O_WRONLY, 0600)), 0);
 	check_load(-EINVAL, "key.pem");
-	CHECK_EQ(truncate(path_of("a", "key.pem"), 100), 0);
+	CHECK_EQ(truncate(host_path("a", "key.pem"), 100), 0);
 	check_load(-EINVAL, "is not a private key");
-	make_host("b");
-	CHECK_EQ(rename(path_of("b", "key.pem"), path_of("a", "key.pem")), 0);
+	host_make("b");
+	CHECK_EQ(rename(host_path("b", "key.pem"), host_path("a", "key.pem")), 0);
 	check_load(-EKEYREJECTED, "do not belong together");
-	CHECK_EQ(rename(path_of("a", "k"), path_of("a", "key.pem")), 0);
-	CHECK_EQ(truncate(path_of("b", "cert.pem"), 100), 0);
-	CHECK_EQ(rename(path_of("b", "cert.pem"), path_of("a", "trusted/b.pem")), 0);
+	CHECK_EQ(rename(host_path("a", "k"), host_path("a", "key.pem")), 0);
+	CHECK_EQ(truncate(host_path("b", "cert.pem"), 100), 0);
+	CHECK_EQ(rename(host_path("b", "cert.pem"), host_path("a", "trusted/b.pem")), 0);
 	check_load(-EINVAL, "b: is not a certificate");
-	CHECK_EQ(unlink(path_of("a", "trusted/b.pem")), 0);
-	tls_identity_free(load("a"));
+	CHECK_EQ(unlink(host_path("a", "trusted/b.pem")), 0);
+	tls_identity_free(host_load("a"));
 }
 
 /* The PEM text of a self-signed certificate for such a key. */
@@ -1253,7 +1179,7 @@ static const char *cert_for(EVP_PKEY *key, time_t from, time_t until)
 
 static void check_trust(const char *name, const char *pem, int ret, const char *says)
 {
-	CHECK_MSG(tls_identity_trust(path_of("a", NULL), name, pem, &err) == ret, "%s: %d, %s",
+	CHECK_MSG(tls_identity_trust(host_path("a", NULL), name, pem, &err) == ret, "%s: %d, %s",
 		  name, err.code, err.text);
 	CHECK_HAS(ret ? err.text : "", says);
 }
@@ -1277,12 +1203,12 @@ static void only_good_certificates_are_trusted(void)
 	size_t length;
 	struct tls_identity *id;
 
-	remove_all();
-	make_host("a");
+	hosts_remove();
+	host_make("a");
 	check_trust("k", "", -EINVAL, "not a certificate");
 	check_trust("k", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", -EINVAL,
 		    "not a certificate");
-	check_trust("k", read_file(path_of("a", "key.pem")), -EINVAL, "not a certificate");
+	check_trust("k", host_read(host_path("a", "key.pem")), -EINVAL, "not a certificate");
 	check_trust("k", cert_for(EVP_EC_gen("P-224"), now - 1, now + DAY), -EINVAL, "weaker");
 	check_trust("k", cert_for(EVP_RSA_gen(2048), now - 1, now + DAY), -EINVAL, "weaker");
 	check_trust("k", cert_for(EVP_EC_gen("P-256"), now - DAY, now - 1), -EKEYEXPIRED,
@@ -1298,10 +1224,10 @@ static void only_good_certificates_are_trusted(void)
 	snprintf(two + length, sizeof(two) - length, "%s",
 		 cert_for(EVP_EC_gen("P-256"), now - 1, now + DAY));
 	check_trust("k", two, -EINVAL, "more than one");
-	id = load("a");
+	id = host_load("a");
 	CHECK_EQ(id->nr_trusted, 2);
 	tls_identity_free(id);
-	CHECK_EQ(tls_identity_trust(path_of("none", NULL), "k",
+	CHECK_EQ(tls_identity_trust(host_path("none", NULL), "k",
 				    cert_for(EVP_EC_gen("P-256"), now - 1, now + DAY), &err),
 		 -ENOENT);
 	CHECK_HAS(err.text, "pagurus host init");
@@ -1315,10 +1241,10 @@ static void fingerprints_are_those_of_openssl(void)
 	const char *argv[] = {"openssl", "x509", "-noout", "-fingerprint",
 			      "-sha256", "-in",	 NULL,	   NULL};
 
-	remove_all();
-	make_host("a");
-	argv[6] = path_of("a", "cert.pem");
-	CHECK_EQ(tls_fingerprint(read_file(path_of("a", "cert.pem")), fingerprint, &err), 0);
+	hosts_remove();
+	host_make("a");
+	argv[6] = host_path("a", "cert.pem");
+	CHECK_EQ(tls_fingerprint(host_read(host_path("a", "cert.pem")), fingerprint, &err), 0);
 	start(&p, argv);
 	for (size_t n = 0; n < sizeof(theirs) - 1;) {
 		ssize_t got = read(p.out, theirs + n, sizeof(theirs) - 1 - n);
@@ -1331,7 +1257,7 @@ static void fingerprints_are_those_of_openssl(void)
 	CHECK_HAS(fingerprint, "SHA256:");
 	CHECK_HAS(theirs, fingerprint + strlen("SHA256:"));
 	CHECK_EQ(tls_fingerprint("x", fingerprint, &err), -EINVAL);
-	remove_all();
+	hosts_remove();
 }
 
 UNIT_MAIN(TEST(hosts_that_trust_each_other_meet), TEST(bulk_goes_both_ways_at_once),
