@@ -70,9 +70,10 @@ struct block;
 
 /* ---- opening ---- */
 
-/* Makes a lost connection to an NBD server again, for a process that may not do so itself. */
+/* Makes a lost connection to an NBD server again, for a process that may not do so itself; with `first`, the first one as well. */
 struct block_dial {
-	/* A socket that is connected to that server, from now on the caller's. Waiting. It may be called again after an error. */
+	bool first;
+	/* A socket that is connected to that server, or to who does TLS with it, from now on the caller's. Waiting. It may be called again after an error. */
 	int (*connect)(void *ctx, const char *uri, int *socket, struct pgr_error *err);
 	void *ctx;
 };
@@ -91,8 +92,8 @@ struct block_options {
 	/* Of disks on NBD servers (block_nbd.h). */
 	const char *identity; /* folder of this host's key and certificates; NULL: libnbd's own */
 	unsigned patience_ms; /* how long requests wait for a lost connection; 0: a minute */
-	const struct block_dial *
-		dial; /* it stays the caller's while the disk is open; NULL: by itself. Without TLS */
+	const struct block_dial
+		*dial; /* it stays the caller's while the disk is open; NULL: by itself */
 };
 
 /*

@@ -34,7 +34,7 @@ bool block_nbd_is_uri(const char *name);
 
 /*
  * Waiting. With TLS and options.identity, this host shows its certificate and the server must show one of the trusted ones, whose name is the host of
- * the address. -EINVAL (not an address of ours), -ECONNREFUSED and the like, -EROFS (it is to be written, and the server does not let us), -EOPNOTSUPP
+ * the address. With options.dial connections come from there, with options.dial->first all of them, and their TLS is that one's business (nbd_relay.h). -EINVAL (not an address of ours), -ECONNREFUSED and the like, -EROFS (it is to be written, and the server does not let us), -EOPNOTSUPP
  * (to be written, but the server cannot flush: nothing could be promised), -EPROTO. Here nothing is tried again.
  */
 int block_open_nbd(struct loop *l, const char *uri, const struct block_options *o,

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "storage/block_nbd_tls.h"
+#include "storage/nbd_address.h"
 #include "storage/nbd_dial.h"
 #include "storage/offload.h"
 
@@ -195,17 +196,26 @@ static int do_connect(void *ctx)
 	return nbd_link_fail(c->k, "cannot be reached", c->err);
 }
 
+/* What the server calls the disk: what it said itself, or the address does. */
+static int set_export(struct nbd_link *k, struct pgr_error *err)
+{
+	struct nbd_address a;
+	int ret = k->export ? 0 : nbd_address_parse(k->uri, &a, err);
+
+	if (!ret && nbd_set_export_name(k->h, k->export ? k->export : a.export))
+		ret = nbd_link_fail(k, "its name", err);
+	return ret;
+}
+
 /* The same by somebody else, who only connects. */
 static int dial(struct nbd_link *k, struct pgr_error *err)
 {
-	int socket = -1, ret = k->dial->connect(k->dial->ctx, k->uri, &socket, err);
+	int socket = -1, ret = set_export(k, err);
 
+	if (!ret)
+		ret = k->dial->connect(k->dial->ctx, k->uri, &socket, err);
 	if (ret)
 		return ret;
-	if (nbd_set_export_name(k->h, k->export)) {
-		close(socket);
-		return nbd_link_fail(k, "its name", err);
-	}
 	/* From now on it is libnbd's. */
 	return nbd_aio_connect_socket(k->h, socket) ? nbd_link_fail(k, "cannot be reached", err)
 						    : 0;
@@ -287,17 +297,17 @@ static int connect_once(struct nbd_link *k, struct pgr_error *err)
 {
 	struct connecting c = {.k = k, .err = err};
 	struct nbd_tls_folder tls = {.path = ""};
-	bool again = k->dial && k->known;
+	bool dialled = k->dial && (k->known || k->dial->first);
 	int ret;
 
 	if (k->socket_taken)
 		return pgr_fail(err, -ESTALE, "%s: the connection was lost", k->name);
-	ret = again ? 0 : nbd_tls_folder_make(&tls, k->uri, k->identity, err);
+	ret = dialled ? 0 : nbd_tls_folder_make(&tls, k->uri, k->identity, err);
 	if (ret)
 		return ret;
 	ret = prepare(k, &tls, err);
 	if (!ret)
-		ret = again ? dial(k, err) : offload(k->loop, do_connect, &c);
+		ret = dialled ? dial(k, err) : offload(k->loop, do_connect, &c);
 	if (ret && err && !err->code)
 		pgr_fail_errno(err, ret, "%s: cannot be reached", k->name);
 	if (!ret)

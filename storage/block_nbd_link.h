@@ -22,7 +22,7 @@ struct nbd_link {
 	uint64_t patience_ns;
 	int socket; /* connected to the server already; once it is lost there is no other. -1: connect to the uri */
 	bool socket_taken;	       /* by libnbd, which closes it */
-	const struct block_dial *dial; /* connects it again; NULL: libnbd does */
+	const struct block_dial *dial; /* connects it; NULL: libnbd does */
 	bool to_write;
 	/* By the keeper, on a new connection, before anybody else may use it. After an error another one is made. */
 	int (*restore)(struct nbd_link *k, struct pgr_error *err);
