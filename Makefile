@@ -150,6 +150,10 @@ $(B)/libtool.a: $(call obj,$(filter-out tools/pagurus/main.c,$(TOOL_SRC)))
 $(B)/tests/test_move_disks: $(B)/obj/tests/unit/test_move_disks.o $(UNIT_LIB) $(B)/libtool.a $(LIB)
 	$(call link)
 
+# Parts of the server of guests' disks.
+$(B)/tests/test_serve_dial $(B)/tests/test_keeper_relay: $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/obj/tools/blk/control.o $(UNIT_LIB) $(LIB)
+	$(call link)
+
 units: $(UNITS)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(UNIT_LIB) $(LIB)
 	$(call link)

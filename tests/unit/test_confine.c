@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-/* What a disk's process may still do when it has given up the rest: serve its file, and mirror it over a socket that it was passed. */
+/*
+ * What a disk's process may still do when it has given up the rest: serve its file, and mirror it over a socket that it was passed. And its relay: TLS with a server, and
+ * passing on what is said.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -10,7 +13,11 @@
 
 #include "storage/block_nbd.h"
 #include "storage/mirror.h"
+#include "storage/nbd_relay.h"
 #include "storage/nbd_server.h"
+#include "storage/nbd_starttls.h"
+#include "tests/storage/tape.h"
+#include "tests/unit/tls_hosts.h"
 #include "tests/unit/unit.h"
 #include "tools/blk/confine.c" /* NOLINT(bugprone-suspicious-include) */
 
@@ -145,4 +152,107 @@ static void a_confined_process_mirrors(void)
 	CHECK_EQ(rmdir(folder), 0);
 }
 
-UNIT_MAIN(TEST(a_confined_process_mirrors))
+/* ---- a relay ---- */
+
+static void stop(void *ctx)
+{
+	loop_stop(ctx);
+}
+
+static bool is_refused(long result)
+{
+	return result < 0 && errno == EPERM;
+}
+
+/* Each call that could reach somebody else, or something that is not open. */
+static bool relays_do_little(int fd)
+{
+	const struct sockaddr a = {.sa_family = AF_UNIX};
+	struct msghdr m = {.msg_iov = NULL};
+
+	return is_refused(socket(AF_INET, SOCK_STREAM, 0)) &&
+	       is_refused(connect(fd, &a, sizeof(a))) &&
+	       is_refused(sendto(fd, "x", 1, MSG_FASTOPEN, &a, sizeof(a))) &&
+	       is_refused(sendmsg(fd, &m, 0)) && is_refused(recvmsg(fd, &m, 0)) &&
+	       is_refused(open("/dev/null", O_RDONLY | O_CLOEXEC)) && is_refused(fork()) &&
+	       is_refused(syscall(SYS_ioctl, fd, BLKGETSIZE64, 0)) &&
+	       is_refused(kill(getppid(), 0)) && is_refused(setresuid(0, 0, 0));
+}
+
+static int relay_child(int server, int client)
+{
+	struct nbd_starttls o = {.name = "it", .expect = "b", .export = ""};
+	struct pgr_error err = PGR_ERROR_NONE;
+	struct tls_identity *id;
+	struct nbd_relay *relay;
+	struct loop *l;
+	uint16_t flags;
+	SSL *ssl;
+
+	if (loop_create(&l, &err) || tls_identity_load(host_path("a", NULL), &id, &err))
+		return 1;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || confine_relay(&err))
+		return 2;
+	if (!relays_do_little(client))
+		return 3;
+	o.identity = id;
+	o.deadline_ns = loop_now_ns() + UINT64_C(60000000000);
+	if (nbd_starttls(server, &o, &ssl, &flags, &err))
+		return 4;
+	if (nbd_relay_new(l, ssl, client, flags, stop, l, &relay, &err))
+		return 5;
+	loop_run(l);
+	return 0;
+}
+
+static void a_confined_relay_passes_on(void)
+{
+	struct pgr_error err = PGR_ERROR_NONE;
+	struct nbd_options o = {.identity = NULL};
+	struct tls_identity *id;
+	struct nbd_server *server;
+	struct tape *tape = tape_new(NULL, SIZE);
+	struct block *disk, *b;
+	struct loop *l;
+	uint64_t state = unit_seed();
+	uint8_t *got = malloc(SIZE);
+	int to_server[2], to_client[2], status = 0;
+	pid_t pid;
+
+	signal(SIGPIPE, SIG_IGN);
+	hosts_make_two();
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, to_server), 0);
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, to_client), 0);
+	pid = fork();
+	if (!pid) {
+		close(to_server[1]);
+		close(to_client[1]);
+		syscall(SYS_exit_group, relay_child(to_server[0], to_client[0]));
+	}
+	close(to_server[0]);
+	close(to_client[0]);
+	CHECK_EQ(loop_create(&l, &err), 0);
+	disk = tape_open(tape, l, &(struct tape_options){.seed = 1});
+	id = host_load("b");
+	o.identity = id;
+	CHECK_EQ(nbd_server_create(l, &o, &server, &err), 0);
+	CHECK_EQ(nbd_server_export(server, &(struct nbd_export){.name = "x", .disk = disk}, &err),
+		 0);
+	CHECK_EQ(nbd_server_accept(server, to_server[1], &err), 0);
+	CHECK_MSG(!block_open_nbd_socket(l, to_client[1], "it", NULL, &b, &err), "%s", err.text);
+	unit_fill_random(&state, contents, SIZE);
+	CHECK_EQ(block_write(b, 0, contents, SIZE, 0, &err), 0);
+	CHECK_EQ(block_read(b, 0, got, SIZE, &err), 0);
+	CHECK_MEM(got, contents, SIZE);
+	CHECK_EQ(block_close(b, &err), 0);
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	CHECK_EQ(status, 0);
+	free(got);
+	nbd_server_free(server);
+	CHECK_EQ(block_close(disk, &err), 0);
+	tape_free(tape);
+	tls_identity_free(id);
+	loop_free(l);
+}
+
+UNIT_MAIN(TEST(a_confined_process_mirrors), TEST(a_confined_relay_passes_on))

@@ -8,6 +8,7 @@
 #include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/seccomp.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -53,68 +54,38 @@ static int drop_all(void *ctx)
 	return set_capabilities(0);
 }
 
-/* Everything that is not here fails: no file is opened, no program started, no socket made, no memory made executable. */
-static const uint16_t allowed[] = {
-	SYS_read,
-	SYS_write,
-	SYS_readv,
-	SYS_writev,
-	SYS_pread64,
-	SYS_pwrite64,
-	SYS_preadv,
-	SYS_pwritev,
-	SYS_preadv2,
-	SYS_pwritev2,
-	SYS_io_setup,
-	SYS_io_submit,
-	SYS_io_getevents,
-	SYS_io_destroy,
-	SYS_io_pgetevents,
-	SYS_fsync,
-	SYS_fdatasync,
-	SYS_fallocate,
-	SYS_ftruncate,
-	SYS_lseek,
-	SYS_fstat,
-	SYS_fcntl,
-	SYS_close,
-	SYS_epoll_wait,
-	SYS_epoll_pwait,
-	SYS_epoll_ctl,
-	SYS_eventfd2,
-	SYS_timerfd_settime,
-	SYS_poll,
-	SYS_ppoll,
-	SYS_shutdown,
-	SYS_sendto,
-	SYS_recvfrom,
-	SYS_sendmsg,
-	SYS_recvmsg,
-	SYS_munmap,
-	SYS_mremap,
-	SYS_madvise,
-	SYS_brk,
-	SYS_futex,
-	SYS_clock_gettime,
-	SYS_clock_nanosleep,
-	SYS_nanosleep,
-	SYS_getpid,
-	SYS_gettid,
-	SYS_tgkill,
-	SYS_rt_sigreturn,
-	SYS_rt_sigprocmask,
-	SYS_rt_sigaction,
-	SYS_sched_yield,
-	SYS_getrandom,
-	SYS_restart_syscall,
-	SYS_exit,
+/*
+ * Everything that is in none of the lists fails: no file is opened, no program started, no socket made, no memory made executable.
+ *
+ * What a relay may do: read(), write(), waiting, and what memory, time and the end of a process take. No sendto() and no sendmsg(): to a TCP socket whose connection is
+ * over they would make another one, to anybody (MSG_FASTOPEN).
+ */
+static const uint16_t few_calls[] = {
+	SYS_read,	 SYS_write,	SYS_close,	     SYS_epoll_wait,
+	SYS_epoll_pwait, SYS_epoll_ctl, SYS_timerfd_settime, SYS_poll,
+	SYS_ppoll,	 SYS_munmap,	SYS_mremap,	     SYS_madvise,
+	SYS_brk,	 SYS_futex,	SYS_clock_gettime,   SYS_getpid,
+	SYS_gettid,	 SYS_tgkill,	SYS_rt_sigreturn,    SYS_rt_sigprocmask,
+	SYS_sched_yield, SYS_getrandom, SYS_restart_syscall, SYS_exit,
 	SYS_exit_group,
-	SYS_set_robust_list,
-	SYS_rseq,
-	SYS_newfstatat,
-	SYS_statx,
 };
-#define NR_ALLOWED (sizeof(allowed) / sizeof(allowed[0]))
+#define NR_FEW_CALLS (sizeof(few_calls) / sizeof(few_calls[0]))
+
+/* Beside these, what serving a disk takes. */
+static const uint16_t more_calls[] = {
+	SYS_readv,	   SYS_writev,	     SYS_pread64,
+	SYS_pwrite64,	   SYS_preadv,	     SYS_pwritev,
+	SYS_preadv2,	   SYS_pwritev2,     SYS_io_setup,
+	SYS_io_submit,	   SYS_io_getevents, SYS_io_destroy,
+	SYS_io_pgetevents, SYS_fsync,	     SYS_fdatasync,
+	SYS_fallocate,	   SYS_ftruncate,    SYS_lseek,
+	SYS_fstat,	   SYS_fcntl,	     SYS_eventfd2,
+	SYS_shutdown,	   SYS_sendto,	     SYS_recvfrom,
+	SYS_sendmsg,	   SYS_recvmsg,	     SYS_clock_nanosleep,
+	SYS_nanosleep,	   SYS_rt_sigaction, SYS_set_robust_list,
+	SYS_rseq,	   SYS_newfstatat,   SYS_statx,
+};
+#define NR_MORE_CALLS (sizeof(more_calls) / sizeof(more_calls[0]))
 
 /* The second argument of ioctl(), of which the kernel takes 32 bits. */
 static const uint32_t controls[] = {
@@ -144,6 +115,15 @@ static unsigned short allow(struct sock_filter *code, uint32_t number)
 	return 2;
 }
 
+static unsigned short allow_calls(struct sock_filter *code, const uint16_t *calls, unsigned nr)
+{
+	unsigned short n = 0;
+
+	for (unsigned i = 0; i < nr; i++)
+		n += allow(code + n, calls[i]);
+	return n;
+}
+
 static unsigned short filter_controls(struct sock_filter *code)
 {
 	unsigned short n = 0;
@@ -157,11 +137,12 @@ static unsigned short filter_controls(struct sock_filter *code)
 	return n;
 }
 
-static int filter_calls(void)
+/* Of a disk's process, or of a relay. */
+static int filter_calls(bool disk)
 {
 	/* Where the protection of a mapping is among the arguments: it is the third of both calls. */
 	const uint32_t protection = offsetof(struct seccomp_data, args[2]);
-	struct sock_filter code[2 * (NR_ALLOWED + NR_CONTROLS) + 20];
+	struct sock_filter code[2 * (NR_FEW_CALLS + NR_MORE_CALLS + NR_CONTROLS) + 20];
 	struct sock_fprog program = {.filter = code};
 	unsigned short n = 0;
 
@@ -170,9 +151,11 @@ static int filter_calls(void)
 		(struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
 	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
 	code[n++] = load(offsetof(struct seccomp_data, nr));
-	for (unsigned i = 0; i < NR_ALLOWED; i++)
-		n += allow(code + n, allowed[i]);
-	n += filter_controls(code + n);
+	if (disk) {
+		n += allow_calls(code + n, more_calls, NR_MORE_CALLS);
+		n += filter_controls(code + n);
+	}
+	n += allow_calls(code + n, few_calls, NR_FEW_CALLS);
 	code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 2, 0);
 	code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 1, 0);
 	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
@@ -194,6 +177,15 @@ int confine_calls(struct loop *l, struct pgr_error *err)
 	if (!ret)
 		ret = set_capabilities(0);
 	if (!ret)
-		ret = filter_calls();
+		ret = filter_calls(true);
 	return ret ? pgr_fail_errno(err, ret, "cannot confine the disk's process") : 0;
+}
+
+int confine_relay(struct pgr_error *err)
+{
+	int ret = set_capabilities(0);
+
+	if (!ret)
+		ret = filter_calls(false);
+	return ret ? pgr_fail_errno(err, ret, "cannot confine the relay's process") : 0;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a disk's process gives up. A guest that takes it over through a mistake of ours has its own disk, and no way to anything else.
+ * What a disk's process gives up. A guest that takes it over through a mistake of ours has its own disk, and no way to anything else. And its relay: a server that
+ * takes that over has the bytes of its own disk, and this host's key, which TLS needs.
  */
 #ifndef PAGURUS_BLK_CONFINE_H
 #define PAGURUS_BLK_CONFINE_H
@@ -21,5 +22,8 @@ int confine_user(uid_t uid, struct pgr_error *err);
  * EPERM. Waiting.
  */
 int confine_calls(struct loop *l, struct pgr_error *err);
+
+/* The same for a relay (relay.h), a process of one thread: it may read and write what is open, wait, and end. */
+int confine_relay(struct pgr_error *err);
 
 #endif

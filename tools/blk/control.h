@@ -9,9 +9,11 @@
 #include "storage/live.h"
 #include "storage/pv_bus.h"
 
-/* The descriptors that a disk's process begins with. */
+/* The descriptors that a disk's process begins with, and its relay (relay.h). */
 #define CONTROL_FD 3
-#define JOURNAL_FD 4
+#define SECOND_FD  4
+#define JOURNAL_FD SECOND_FD
+#define RELAY_FD   SECOND_FD /* a stream to the disk's process */
 
 enum control_kind {
 	/* To the process. */
@@ -31,13 +33,13 @@ enum control_kind {
 	CONTROL_LAYER_DROP,  /* layer, and perhaps a name */
 	CONTROL_LOOK,	     /* size: whether to check; the answer: look */
 	CONTROL_MIRROR, /* to the NBD server behind the descriptor, until the disk is let go of; CONTROL_PROGRESS meanwhile */
-	CONTROL_DIALLED, /* without a number: the answer to CONTROL_DIAL; a descriptor, or `failure` */
+	CONTROL_DIALLED, /* without a number: the answer to CONTROL_DIAL; a descriptor, or `failure`. A relay's only word to the keeper: `failure`, with code 0: none */
 	CONTROL_LAYER_STOP, /* without an answer: no more of CONTROL_LAYER_MERGE, which then fails */
 	/* From it. */
 	CONTROL_OPENED,
 	CONTROL_OPEN_FAILED,
 	CONTROL_IN_USE, /* it goes on trying */
-	CONTROL_DIAL,	/* the connection to its NBD server is lost, make another; one at a time */
+	CONTROL_DIAL, /* make a connection to its NBD server, the first one or another; one at a time */
 	CONTROL_HELD,
 	CONTROL_RELEASED, /* the text: what went wrong, or nothing */
 	CONTROL_CONNECTED,

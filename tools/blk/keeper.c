@@ -158,7 +158,7 @@ static void on_message(void *ctx, const struct control_message *m)
 
 	switch (m->kind) {
 	case CONTROL_OPENED:
-		d->in_use = false;
+		d->in_use = d->lost = false;
 		pin_layers(d);
 		pv_bus_opened(d->bus, &m->opened);
 		break;
@@ -174,6 +174,8 @@ static void on_message(void *ctx, const struct control_message *m)
 		keeper_dial(d);
 		break;
 	case CONTROL_HELD:
+		/* What it looked at the disk through. */
+		keeper_relay_end(&d->relay);
 		/* One that was told to open it after all is about to. */
 		d->held = d->keeper->wish[0] && !d->released;
 		break;
@@ -376,8 +378,8 @@ static void look_at_all(struct loop_task *t)
 		announce(k);
 	for (struct disk *d = k->disks; d; d = next) {
 		next = d->next;
-		if (pv_bus_done(d->bus) && !d->pid && !d->again.link && !d->users &&
-		    (k->announced || !pv_bus_has_failed(d->bus)))
+		if (pv_bus_done(d->bus) && !d->pid && !d->relay.pid && !d->again.link &&
+		    !d->users && (k->announced || !pv_bus_has_failed(d->bus)))
 			disk_free(d);
 	}
 	if (k->ending && !k->disks)
@@ -427,8 +429,10 @@ static void on_death(struct disk *d, int status)
 	loop_unwatch(d->keeper->loop, &d->control);
 	close(d->control.fd);
 	d->pid = 0;
+	d->asked = 0;
 	d->in_use = d->held = false;
 	keeper_end_calls(d);
+	keeper_relay_end(&d->relay);
 	if (pv_bus_done(d->bus))
 		return;
 	if (WIFSIGNALED(status))
@@ -462,11 +466,14 @@ static void reap(struct keeper *k)
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		for (struct disk *d = k->disks; d; d = d->next)
+		for (struct disk *d = k->disks; d; d = d->next) {
+			if (keeper_relay_reaped(&d->relay, pid))
+				break;
 			if (d->pid == pid) {
 				on_death(d, status);
 				break;
 			}
+		}
 	loop_defer(k->loop, &k->look);
 }
 
@@ -492,6 +499,7 @@ static void on_deadline(struct loop_timer *t)
 		keeper_say(d, "its storage does not answer; its process is ended");
 		if (d->pid)
 			kill(d->pid, SIGKILL);
+		keeper_relay_end(&d->relay);
 	}
 	k->status = 1;
 	loop_stop(k->loop);

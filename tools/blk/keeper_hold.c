@@ -92,7 +92,7 @@ static void show_state(struct keeper *k, const char *format, ...)
 void keeper_answer_wish(struct keeper *k)
 {
 	for (struct disk *d = k->disks; d; d = d->next)
-		if (d->pid && !d->held)
+		if ((d->pid && !d->held) || d->relay.pid)
 			return;
 	k->wish_answered = true;
 	if (k->wish_failed[0])

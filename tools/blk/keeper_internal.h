@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the files of the keeper share: keeper.c follows xenstore and has the processes, keeper_command.c does what the operator asks for, keeper_hold.c lets
- * go of the disks while the guest moves.
+ * go of the disks while the guest moves, keeper_dial.c and keeper_relay.c connect to NBD servers.
  */
 #ifndef PAGURUS_BLK_KEEPER_INTERNAL_H
 #define PAGURUS_BLK_KEEPER_INTERNAL_H
@@ -36,6 +36,13 @@ struct keeper {
 	struct line_server *qmp[KEEPER_SOCKETS_MAX], *commands;
 };
 
+/* The process that does TLS with a disk's NBD server (relay.h). */
+struct relay {
+	pid_t pid; /* 0: there is none */
+	uint64_t started_ns;
+	struct wait_queue gone;
+};
+
 struct disk {
 	struct keeper *keeper;
 	struct disk *next;
@@ -49,6 +56,9 @@ struct disk {
 	bool held;     /* its process waits and has nothing open */
 	bool released; /* its process ended, or is about to, because of a wish */
 	bool lost;     /* its connection to an NBD server, and that was said */
+	bool dialling; /* somebody makes one */
+	pid_t asked;   /* for it: the process; 0: none that has no answer yet */
+	struct relay relay;
 	unsigned deaths;
 	uint64_t first_death;
 	struct loop_timer again; /* when the next process is started */
@@ -97,8 +107,20 @@ void keeper_end_calls(struct disk *d);
 
 /* ---- keeper_dial.c ---- */
 
-/* The disk's process lost its connection to an NBD server: make another one for it, to the server that the disk is said to be on. */
+/* The disk's process has no connection to its NBD server: make one for it, to the server that the disk is said to be on. */
 void keeper_dial(struct disk *d);
+
+/* ---- keeper_relay.c ---- */
+
+/* Users of relays are those of disks and so many. */
+#define RELAY_USERS 0x08000000u
+
+/* A relay to that server, and in *socket its stream, which is the caller's. In a fiber; the caller counts itself in d->users. */
+int keeper_relay(struct disk *d, const char *uri, int *socket, struct pgr_error *err);
+/* End it if there is one, at once. */
+void keeper_relay_end(struct relay *y);
+/* That process has ended; false: it was not this relay. */
+bool keeper_relay_reaped(struct relay *y, pid_t pid);
 
 /* ---- keeper_freeze.c ---- */
 

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT
 /*
  * pagurus-blk: libxl starts it in QEMU's place ("device_model_override") with QEMU's arguments. What concerns disks is used, what asks for something
- * that only QEMU has is refused, the rest is left alone. With --serve it is one disk's process.
+ * that only QEMU has is refused, the rest is left alone. With --serve it is one disk's process, with --relay one of a disk's connections with TLS.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tools/blk/keeper.h"
+#include "tools/blk/relay.h"
 #include "tools/blk/serve.h"
 
 #define DOMID_MAX 0x7fefu
+#define UID_MAX	  0x7fffffffu
 
 static void usage(void)
 {
@@ -103,7 +105,10 @@ int main(int argc, char **argv)
 	unsigned long domid, uid;
 
 	if (argc == 5 && !strcmp(argv[1], "--serve") && !parse_number(argv[2], DOMID_MAX, &domid) &&
-	    !parse_number(argv[3], 0x7fffffff, &uid) && uid)
+	    !parse_number(argv[3], UID_MAX, &uid) && uid)
 		return serve_disk((uint32_t)domid, (uid_t)uid);
+	if (argc == 4 && !strcmp(argv[1], "--relay") && !parse_number(argv[2], UID_MAX, &uid) &&
+	    uid)
+		return relay_disk((uid_t)uid, argv[3]);
 	return keep(argc, argv);
 }

@@ -52,16 +52,15 @@ void process_journal_remove(struct process_journal *j)
 	unlink(j->path);
 }
 
-static void __attribute__((noreturn)) become(int control, int journal, char *const argv[])
+static void __attribute__((noreturn)) become(int control, int second, char *const argv[])
 {
 	sigset_t none;
 	/* Neither may be where the other has to go. */
-	int c = fcntl(control, F_DUPFD, OUT_OF_THE_WAY),
-	    j = fcntl(journal, F_DUPFD, OUT_OF_THE_WAY);
+	int c = fcntl(control, F_DUPFD, OUT_OF_THE_WAY), j = fcntl(second, F_DUPFD, OUT_OF_THE_WAY);
 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	if (c >= 0 && j >= 0 && dup2(c, CONTROL_FD) >= 0 && dup2(j, JOURNAL_FD) >= 0) {
+	if (c >= 0 && j >= 0 && dup2(c, CONTROL_FD) >= 0 && dup2(j, SECOND_FD) >= 0) {
 		close(c);
 		close(j);
 		execv("/proc/self/exe", argv);
@@ -69,23 +68,18 @@ static void __attribute__((noreturn)) become(int control, int journal, char *con
 	_exit(127);
 }
 
-pid_t process_start(const struct process_journal *j, uint32_t domid, uid_t uid, const char *name,
-		    int *control, struct pgr_error *err)
+/* With a socket to it in *control, and `second`, which stays the caller's, as its SECOND_FD. */
+static pid_t start(char *const argv[], int second, const char *name, int *control,
+		   struct pgr_error *err)
 {
-	char domid_text[16], uid_text[16];
-	/* exec() takes them without const. */
-	char *const argv[] = {
-		(char *)"pagurus-blk", (char *)"--serve", domid_text, uid_text, (char *)name, NULL};
 	int pair[2];
 	pid_t pid;
 
-	snprintf(domid_text, sizeof(domid_text), "%u", domid);
-	snprintf(uid_text, sizeof(uid_text), "%u", (unsigned)uid);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		return pgr_fail_errno(err, -errno, "%s: no socket for its process", name);
 	pid = fork();
 	if (!pid)
-		become(pair[1], j->fd, argv);
+		become(pair[1], second, argv);
 	if (pid < 0)
 		pgr_fail_errno(err, -errno, "%s: its process cannot be started", name);
 	close(pair[1]);
@@ -95,4 +89,27 @@ pid_t process_start(const struct process_journal *j, uint32_t domid, uid_t uid, 
 	}
 	*control = pair[0];
 	return pid;
+}
+
+/* exec() takes the words of both without const. */
+pid_t process_start(const struct process_journal *j, uint32_t domid, uid_t uid, const char *name,
+		    int *control, struct pgr_error *err)
+{
+	char domid_text[16], uid_text[16];
+	char *const argv[] = {
+		(char *)"pagurus-blk", (char *)"--serve", domid_text, uid_text, (char *)name, NULL};
+
+	snprintf(domid_text, sizeof(domid_text), "%u", domid);
+	snprintf(uid_text, sizeof(uid_text), "%u", (unsigned)uid);
+	return start(argv, j->fd, name, control, err);
+}
+
+pid_t process_start_relay(const char *uri, int disk, uid_t uid, int *control, struct pgr_error *err)
+{
+	char uid_text[16];
+	char *const argv[] = {(char *)"pagurus-blk", (char *)"--relay", uid_text, (char *)uri,
+			      NULL};
+
+	snprintf(uid_text, sizeof(uid_text), "%u", (unsigned)uid);
+	return start(argv, disk, uri, control, err);
 }

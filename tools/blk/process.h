@@ -30,4 +30,8 @@ void process_journal_remove(struct process_journal *j);
 pid_t process_start(const struct process_journal *j, uint32_t domid, uid_t uid, const char *name,
 		    int *control, struct pgr_error *err);
 
+/* The same for a relay (relay.h) to the server in uri; disk, which stays the caller's, is its end of a stream to the disk's process. */
+pid_t process_start_relay(const char *uri, int disk, uid_t uid, int *control,
+			  struct pgr_error *err);
+
 #endif

@@ -15,12 +15,13 @@
 
 #include "storage/block_qcow2.h"
 #include "storage/disk.h"
-#include "storage/rbd_name.h"
 #include "storage/fiber.h"
 #include "storage/live.h"
+#include "storage/nbd_address.h"
 #include "storage/pv_disk.h"
 #include "storage/pv_mirror.h"
 #include "storage/pv_xen.h"
+#include "storage/rbd_name.h"
 #include "tools/blk/confine.h"
 #include "tools/blk/control.h"
 
@@ -40,7 +41,10 @@ struct server {
 	struct pv_mirror mirror;
 	const char *path; /* of the disk */
 	struct block_dial dial;
-	struct wait dialled; /* for CONTROL_DIALLED, while dialling */
+	bool listening; /* the loop hears what the keeper says */
+	bool has_told;
+	struct control_message told; /* what was to be heard before */
+	struct wait dialled;	     /* for CONTROL_DIALLED, while dialling */
 	bool dialling;
 	int dialled_fd;
 	struct pgr_error dialled_err;
@@ -157,30 +161,7 @@ static void on_closed(struct block_request *r, const struct pgr_error *err)
 	leave();
 }
 
-/* ---- a connection that is lost, made again by the keeper: this process may not ---- */
-
-static int dial(void *ctx, const char *uri, int *socket, struct pgr_error *err)
-{
-	struct server *s = ctx;
-
-	/* The keeper connects to the disk's own server only, and the keys for TLS are out of reach. */
-	if (strcmp(uri, s->path) != 0 || !strncmp(uri, "nbds", 4) || s->dialling)
-		return pgr_fail(
-			err, -ESTALE,
-			"%s: the connection was lost, and one with TLS is not made again; detach and attach the disk",
-			uri);
-	s->dialling = true;
-	s->dialled_err = PGR_ERROR_NONE;
-	wait_begin(&s->dialled, s->loop);
-	tell(&(struct control_message){.kind = CONTROL_DIAL});
-	wait_for(&s->dialled);
-	s->dialling = false;
-	*socket = s->dialled_fd;
-	if (*socket >= 0)
-		return 0;
-	*err = s->dialled_err;
-	return err->code;
-}
+/* ---- a connection to an NBD server, made by the keeper: this process may not, and has no key ---- */
 
 static void on_dialled(struct server *s, const struct control_failure *f, int fd)
 {
@@ -193,6 +174,60 @@ static void on_dialled(struct server *s, const struct control_failure *f, int fd
 	if (fd < 0)
 		pgr_fail(&s->dialled_err, f->code < 0 ? f->code : -ENOTCONN, "%s", f->text);
 	wait_end(&s->dialled);
+}
+
+/* Before the loop listens: what is said beside the answer can only be what to open, to a process that looks whether it could. */
+static void hear_dialled(struct server *s)
+{
+	struct control_message m;
+	int passed;
+
+	while (!s->dialled.over) {
+		if (control_receive(CONTROL_FD, &m, &passed))
+			leave();
+		if (m.kind == CONTROL_DIALLED) {
+			on_dialled(s, &m.failure, passed);
+			continue;
+		}
+		if (passed >= 0)
+			close(passed);
+		s->told = m;
+		s->has_told = true;
+	}
+}
+
+static int dial(void *ctx, const char *uri, int *socket, struct pgr_error *err)
+{
+	struct server *s = ctx;
+
+	/* The keeper connects to the disk's own server only, and knows of no keys but this host's. */
+	if (strcmp(uri, s->path) != 0 || s->dialling ||
+	    (!strncmp(uri, "nbds", 4) && !nbd_address_takes_identity(uri)))
+		return pgr_fail(
+			err, -ESTALE,
+			"%s: the connection was lost, and one with keys of its own is not made again; detach and attach the disk",
+			uri);
+	s->dialling = true;
+	s->dialled_err = PGR_ERROR_NONE;
+	wait_begin(&s->dialled, s->loop);
+	tell(&(struct control_message){.kind = CONTROL_DIAL});
+	if (!s->listening)
+		hear_dialled(s);
+	wait_for(&s->dialled);
+	s->dialling = false;
+	*socket = s->dialled_fd;
+	if (*socket >= 0)
+		return 0;
+	*err = s->dialled_err;
+	return err->code;
+}
+
+/* The disk that is to be opened, by its name. */
+static void set_dial(struct server *s, const char *path)
+{
+	s->path = path;
+	s->dial = (struct block_dial){
+		.first = nbd_address_takes_identity(path), .connect = dial, .ctx = s};
 }
 
 /* ---- calls, each in a fiber ---- */
@@ -497,9 +532,7 @@ static int open_disk(struct server *s, const struct pv_open *o, struct pgr_error
 	bool told = false;
 	int ret = check_disk(o->path, err);
 
-	s->path = o->path;
-	s->dial = (struct block_dial){.connect = dial, .ctx = s};
-
+	set_dial(s, o->path);
 	if (ret)
 		return ret;
 	while ((ret = disk_open(s->loop, o->path, o->format, &options, &s->block, err)) ==
@@ -515,13 +548,25 @@ static int open_disk(struct server *s, const struct pv_open *o, struct pgr_error
 /* Whether it could be opened. Somebody else writes to it: only its first bytes are looked at, and not believed. */
 static int probe_disk(struct server *s, const struct pv_open *o, struct pgr_error *err)
 {
-	const struct block_options options = {.read_only = true, .unlocked = true};
+	const struct block_options options = {
+		.read_only = true, .unlocked = true, .dial = &s->dial};
 	struct block *b;
 	int ret = check_disk(o->path, err);
 
+	set_dial(s, o->path);
 	if (!ret)
 		ret = disk_open(s->loop, o->path, o->format, &options, &b, err);
 	return ret ? ret : block_close(b, err);
+}
+
+/* The next that the keeper said. */
+static void hear(struct server *s, struct control_message *m)
+{
+	if (s->has_told)
+		*m = s->told;
+	else if (control_receive(CONTROL_FD, m, NULL))
+		leave();
+	s->has_told = false;
 }
 
 /* What to open, when the time has come. */
@@ -531,8 +576,7 @@ static int learn_disk(struct server *s, struct pv_open *o, struct pgr_error *err
 	int ret;
 
 	for (;;) {
-		if (control_receive(CONTROL_FD, &m, NULL))
-			leave();
+		hear(s, &m);
 		*o = m.open;
 		if (m.kind == CONTROL_OPEN)
 			return 0;
@@ -587,6 +631,7 @@ static int begin(struct server *s, uint32_t domid, uid_t uid, struct pgr_error *
 	s->control = (struct loop_watch){.fd = CONTROL_FD, .ready = on_control};
 	s->events = (struct loop_watch){.fd = pv_xen_event_fd(s->guest), .ready = on_event};
 	ret = loop_watch(s->loop, &s->control, EPOLLIN, err);
+	s->listening = !ret;
 	return ret ? ret : loop_watch(s->loop, &s->events, EPOLLIN, err);
 }
 
