@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -65,19 +66,48 @@ static bool controls_are_few(int fd)
 	       syscall(SYS_ioctl, fd, BLKSSZGET | 1ull << 32, 0) && errno == ENOTTY;
 }
 
+/* A socket without a connection gets none by sending, as it would without the filter; what is connected is sent to. */
+static bool sending_connects_nobody(int tcp, const struct sockaddr_in *to, int connected)
+{
+	struct iovec iov = {(void *)"x", 1};
+	struct msghdr m = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_name = (void *)to,
+			   .msg_namelen = sizeof(*to)};
+	const struct sockaddr *a = (const struct sockaddr *)to;
+
+	if (sendto(tcp, "x", 1, MSG_FASTOPEN, a, sizeof(*to)) >= 0 || errno != EPERM ||
+	    sendmsg(tcp, &m, MSG_FASTOPEN | MSG_NOSIGNAL) >= 0 || errno != EPERM ||
+	    sendto(tcp, "x", 1, MSG_NOSIGNAL, a, sizeof(*to)) >= 0 || errno != EPIPE)
+		return false;
+	m.msg_name = NULL;
+	m.msg_namelen = 0;
+	return send(connected, "x", 1, MSG_NOSIGNAL) == 1 &&
+	       sendmsg(connected, &m, MSG_NOSIGNAL) == 1;
+}
+
 /* The disk's process; its exit status says how far it came. */
-static int child(int socket)
+static int child(int server)
 {
 	struct pgr_error err = PGR_ERROR_NONE;
 	struct block *source = NULL, *destination = NULL, *b = NULL;
 	struct loop *l;
-	int plain, pair[2];
+	struct sockaddr_in nearby = {.sin_family = AF_INET,
+				     .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+				     .sin_port = htons(1)};
+	int plain, tcp, pair[2];
 
 	if (loop_create(&l, &err) || open_file("source", l, &source))
 		return 1;
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
 		return 1;
 	plain = open("source", O_RDONLY | O_CLOEXEC);
+	tcp = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	/* So it would be. */
+	if (sendto(tcp, "x", 1, MSG_FASTOPEN, (const struct sockaddr *)&nearby, sizeof(nearby)) >=
+		    0 ||
+	    errno != ECONNREFUSED)
+		return 13;
 	/* As confine_user() does, which needs root. */
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || confine_calls(l, &err))
 		return 2;
@@ -87,12 +117,14 @@ static int child(int socket)
 		return 4;
 	if (!controls_are_few(plain))
 		return 11;
+	if (!sending_connects_nobody(tcp, &nearby, pair[0]))
+		return 14;
 	/* A connection that is no good any more is ended so. */
 	if (shutdown(pair[0], SHUT_RDWR))
 		return 12;
 	if (block_write(source, 0, contents, SIZE / 2, 0, &err))
 		return 5;
-	if (block_open_nbd_socket(l, socket, "the other", NULL, &destination, &err))
+	if (block_open_nbd_socket(l, server, "the other", NULL, &destination, &err))
 		return 6;
 	if (mirror_open(source, destination, &(struct mirror_options){.zeroed = true}, &b, &err))
 		return 7;

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <xen/xen.h>
@@ -73,17 +74,13 @@ static const uint16_t few_calls[] = {
 
 /* Beside these, what serving a disk takes. */
 static const uint16_t more_calls[] = {
-	SYS_readv,	   SYS_writev,	     SYS_pread64,
-	SYS_pwrite64,	   SYS_preadv,	     SYS_pwritev,
-	SYS_preadv2,	   SYS_pwritev2,     SYS_io_setup,
-	SYS_io_submit,	   SYS_io_getevents, SYS_io_destroy,
-	SYS_io_pgetevents, SYS_fsync,	     SYS_fdatasync,
-	SYS_fallocate,	   SYS_ftruncate,    SYS_lseek,
-	SYS_fstat,	   SYS_fcntl,	     SYS_eventfd2,
-	SYS_shutdown,	   SYS_sendto,	     SYS_recvfrom,
-	SYS_sendmsg,	   SYS_recvmsg,	     SYS_clock_nanosleep,
-	SYS_nanosleep,	   SYS_rt_sigaction, SYS_set_robust_list,
-	SYS_rseq,	   SYS_newfstatat,   SYS_statx,
+	SYS_readv,	  SYS_writev,	    SYS_pread64,	 SYS_pwrite64, SYS_preadv,
+	SYS_pwritev,	  SYS_preadv2,	    SYS_pwritev2,	 SYS_io_setup, SYS_io_submit,
+	SYS_io_getevents, SYS_io_destroy,   SYS_io_pgetevents,	 SYS_fsync,    SYS_fdatasync,
+	SYS_fallocate,	  SYS_ftruncate,    SYS_lseek,		 SYS_fstat,    SYS_fcntl,
+	SYS_eventfd2,	  SYS_shutdown,	    SYS_recvfrom,	 SYS_recvmsg,  SYS_clock_nanosleep,
+	SYS_nanosleep,	  SYS_rt_sigaction, SYS_set_robust_list, SYS_rseq,     SYS_newfstatat,
+	SYS_statx,
 };
 #define NR_MORE_CALLS (sizeof(more_calls) / sizeof(more_calls[0]))
 
@@ -124,6 +121,17 @@ static unsigned short allow_calls(struct sock_filter *code, const uint16_t *call
 	return n;
 }
 
+/* Sending, with flags in that argument, but not so that a TCP socket whose connection is over makes another one, to anybody. */
+static unsigned short allow_sending(struct sock_filter *code, uint32_t number, uint32_t flags)
+{
+	code[0] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 4);
+	code[1] = load(flags);
+	code[2] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, MSG_FASTOPEN, 0, 1);
+	code[3] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+	code[4] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	return 5;
+}
+
 static unsigned short filter_controls(struct sock_filter *code)
 {
 	unsigned short n = 0;
@@ -142,7 +150,7 @@ static int filter_calls(bool disk)
 {
 	/* Where the protection of a mapping is among the arguments: it is the third of both calls. */
 	const uint32_t protection = offsetof(struct seccomp_data, args[2]);
-	struct sock_filter code[2 * (NR_FEW_CALLS + NR_MORE_CALLS + NR_CONTROLS) + 20];
+	struct sock_filter code[2 * (NR_FEW_CALLS + NR_MORE_CALLS + NR_CONTROLS) + 30];
 	struct sock_fprog program = {.filter = code};
 	unsigned short n = 0;
 
@@ -153,6 +161,8 @@ static int filter_calls(bool disk)
 	code[n++] = load(offsetof(struct seccomp_data, nr));
 	if (disk) {
 		n += allow_calls(code + n, more_calls, NR_MORE_CALLS);
+		n += allow_sending(code + n, SYS_sendto, offsetof(struct seccomp_data, args[3]));
+		n += allow_sending(code + n, SYS_sendmsg, offsetof(struct seccomp_data, args[2]));
 		n += filter_controls(code + n);
 	}
 	n += allow_calls(code + n, few_calls, NR_FEW_CALLS);
