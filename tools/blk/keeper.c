@@ -23,7 +23,7 @@
 
 #define NS_PER_SECOND	  1000000000ull
 #define SHOW_SECONDS	  5u
-#define END_SECONDS	  20u
+#define END_SECONDS	  60u
 #define DEATHS_MAX	  5u
 #define DEATHS_SECONDS	  60u
 #define PAUSE_SECONDS	  10u
@@ -499,6 +499,8 @@ static void on_deadline(struct loop_timer *t)
 		keeper_say(d, "its storage does not answer; its process is ended");
 		if (d->pid)
 			kill(d->pid, SIGKILL);
+		/* The guest has lost the disk: nobody goes on where this process was. */
+		process_journal_remove(&d->journal);
 		keeper_relay_end(&d->relay);
 	}
 	k->status = 1;
