@@ -214,7 +214,7 @@ def daemon_dies_at(host, point, guest, *options):
     """kill -9 of a daemon whose worker stands at the point of a move from a to b; where the guest is then, which is at one host."""
     with_faults(host, f"stop@{point}")
     sh("a", f"nohup pagurus migrate {' '.join((*ANY_STOP, *options))} --reconnect 9s {guest} b > /var/tmp/move.log 2>&1 &")
-    wait_until(lambda: re.search(r"^T.*pagurus worker", sh(host, "ps -e -o stat=,args=").stdout, re.M), f"a worker at {point}", SLOW)
+    wait_until(lambda: re.search(r"^T.*pagurus worker", sh(host, "ps -e -o stat=,args=").stdout, re.M), f"a worker at {point}", 2 * SLOW)
     sh(host, f"rm -f {DROP_IN}/fault.conf; systemctl daemon-reload;"
        " systemctl kill -s KILL --kill-who=main pagurus")
     journals_over()
