@@ -395,11 +395,6 @@ static const struct block_ops remote_ops = {
 	.close = remote_close,
 };
 
-bool block_nbd_is_uri(const char *name)
-{
-	return nbd_address_is(name);
-}
-
 static uint64_t block_size_of(struct nbd_handle *h, int kind, uint64_t otherwise)
 {
 	int64_t size = nbd_get_block_size(h, kind);
@@ -481,7 +476,7 @@ static int open_at(struct loop *l, const char *uri, const char *name, int socket
 int block_open_nbd(struct loop *l, const char *uri, const struct block_options *o,
 		   struct block **out, struct pgr_error *err)
 {
-	if (block_nbd_is_uri(uri))
+	if (nbd_address_is(uri))
 		return open_at(l, uri, uri, -1, o, out, err);
 	return pgr_fail(
 		err, -EINVAL,

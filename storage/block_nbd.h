@@ -29,9 +29,6 @@
 
 #include "storage/block.h"
 
-/* Whether a disk's name is such an address. */
-bool block_nbd_is_uri(const char *name);
-
 /*
  * Waiting. With TLS and options.identity, this host shows its certificate and the server must show one of the trusted ones, whose name is the host of
  * the address. With options.dial connections come from there, with options.dial->first all of them, and their TLS is that one's business (nbd_relay.h). -EINVAL (not an address of ours), -ECONNREFUSED and the like, -EROFS (it is to be written, and the server does not let us), -EOPNOTSUPP

@@ -10,6 +10,7 @@
 #include "storage/block_qcow2.h"
 #include "storage/block_rbd.h"
 #include "storage/lvm.h"
+#include "storage/nbd_address.h"
 #include "storage/qcow2.h"
 #include "storage/rbd_name.h"
 
@@ -34,7 +35,7 @@ static bool looks_like_qcow2(const char *path)
 
 bool disk_is_address(const char *name)
 {
-	return block_nbd_is_uri(name) || rbd_name_is(name);
+	return nbd_address_is(name) || rbd_name_is(name);
 }
 
 const struct snapshots_ops *disk_snapshots_of(const char *name)
@@ -43,7 +44,7 @@ const struct snapshots_ops *disk_snapshots_of(const char *name)
 
 	if (rbd_name_is(name))
 		return &block_rbd_snapshots;
-	return !block_nbd_is_uri(name) && lvm_find(name, &volume) ? &lvm_snapshots : NULL;
+	return !nbd_address_is(name) && lvm_find(name, &volume) ? &lvm_snapshots : NULL;
 }
 
 const char *disk_format_of_name(const char *path)

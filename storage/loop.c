@@ -197,17 +197,21 @@ void loop_spin(struct loop *l, uint64_t most_ns)
  */
 static int wait_events(struct loop *l)
 {
-	uint64_t began = l->spin_most ? loop_now_ns() : 0, now = began;
+	uint64_t began, now;
 	int nr = 0;
 
+	if (!l->spin_most)
+		return epoll_wait(l->epoll, l->event, EVENTS_A_TURN, -1);
+	began = now = loop_now_ns();
 	while (!nr && now - began < l->spin) {
 		nr = epoll_wait(l->epoll, l->event, EVENTS_A_TURN, 0);
 		now = loop_now_ns();
 	}
-	if (!nr)
+	if (!nr) {
 		nr = epoll_wait(l->epoll, l->event, EVENTS_A_TURN, -1);
-	if (l->spin_most)
-		l->spin = loop_now_ns() - began <= l->spin_most ? l->spin_most : 0;
+		now = loop_now_ns();
+	}
+	l->spin = now - began <= l->spin_most ? l->spin_most : 0;
 	return nr;
 }
 

@@ -159,13 +159,13 @@ static int filter_calls(bool disk)
 		(struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
 	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
 	code[n++] = load(offsetof(struct seccomp_data, nr));
+	n += allow_calls(code + n, few_calls, NR_FEW_CALLS);
 	if (disk) {
 		n += allow_calls(code + n, more_calls, NR_MORE_CALLS);
 		n += allow_sending(code + n, SYS_sendto, offsetof(struct seccomp_data, args[3]));
 		n += allow_sending(code + n, SYS_sendmsg, offsetof(struct seccomp_data, args[2]));
 		n += filter_controls(code + n);
 	}
-	n += allow_calls(code + n, few_calls, NR_FEW_CALLS);
 	code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 2, 0);
 	code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 1, 0);
 	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
