@@ -7,7 +7,8 @@
  *   {"request":"commit","disk":PATH[,"rate":N]}                the same
  *   {"request":"info"|"check","disk":PATH}                     "result" with what struct live_look has
  *
- * The last answer to each is {"type":"result"} or {"type":"error","code","text"}. {"type":"elsewhere"}: PATH is no disk of this server.
+ * The first answer to each is {"type":"begun"}, the last {"type":"result"} or {"type":"error","code","text"}. {"type":"elsewhere"}, the only one: PATH is no
+ * disk of this server. A server that ends before its first answer has done nothing.
  */
 #ifndef PAGURUS_LIVE_COMMAND_H
 #define PAGURUS_LIVE_COMMAND_H

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 
 from rig import Rig, expect, wait_until
 
@@ -405,6 +407,42 @@ def test_a_killed_server_leaves_nothing_for_long(rig, disk):
         now = [path.name for path in (rig.dir / "run").glob("*.sock")]
         expect(len(left) == 1 and now == [f"serve-{served.process.pid}.sock"], f"{left} {now}")
     expect(not list((rig.dir / "run").glob("*.sock")), "a socket is left")
+
+
+@contextlib.contextmanager
+def server_that_ends(rig):
+    """It takes each connection and ends it, as one does that was told to end meanwhile."""
+    (rig.dir / "run").mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(rig.dir / "run" / "serve-1.sock"))
+        s.listen()
+        taken = []
+
+        def serve():
+            while len(taken) < 100:
+                with s.accept()[0]:
+                    taken.append(1)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield taken
+        taken.extend([1] * 100)
+        with socket.socket(socket.AF_UNIX) as last:
+            last.connect(s.getsockname())
+
+
+@with_qemu
+def test_another_server_ends_meanwhile(rig, disk):
+    """The server of whichever disk, asked whether this one is its own, and gone before it said so."""
+    was = chain(rig, disk)
+    with server_that_ends(rig) as taken:
+        disk("snapshot", "web.qcow2", "four")
+        with Served(rig) as served:
+            disk("snapshot", "web.qcow2", "five")
+            served.do("write -P 10 3M 2M")
+        expect(list(tree(disk)) == ["one", "two", "three", "four", "five", "web.qcow2"], str(tree(disk)))
+        expect(taken, "it was not asked")
+    was["disk"].must_be("web.four.qcow2")
+    sound(rig, disk)
 
 
 @with_qemu

@@ -438,6 +438,7 @@ static void run(struct command *c)
 		live_put(c->client, json_pack("{ss}", "type", "elsewhere"));
 		return;
 	}
+	live_put(c->client, json_pack("{ss}", "type", "begun"));
 	pgr_fail(&err, ret,
 		 "unknown request: are the command and pagurus-blk of the same version?");
 	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)

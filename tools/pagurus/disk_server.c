@@ -25,6 +25,7 @@ struct asking {
 	void *ctx;
 	json_t *result;
 	const atomic_bool *stop;
+	bool begun;		     /* this server has the disk, and does it */
 	const int *passed;	     /* a descriptor that goes with the request, or NULL */
 	disk_server_fn *on_progress; /* NULL: it is shown */
 };
@@ -57,6 +58,9 @@ static int take_answer(struct asking *a, json_t *answer, struct pgr_error *err)
 
 	if (!strcmp(type, "elsewhere"))
 		return ELSEWHERE;
+	a->begun = true;
+	if (!strcmp(type, "begun"))
+		return MORE;
 	if (!strcmp(type, "error"))
 		return pgr_fail(err, code < 0 && code > -4096 ? (int)code : -EPROTO, "%s",
 				message_text(answer, "text"));
@@ -92,6 +96,7 @@ static int listen_to(struct asking *a, int fd, struct pgr_error *err)
 	struct line_reader reader = {.data = NULL};
 	int ret = a->passed ? pass(fd, *a->passed) : 0;
 
+	a->begun = false;
 	if (!ret)
 		ret = line_write(fd, a->request);
 	while (!ret) {
@@ -110,8 +115,13 @@ static int listen_to(struct asking *a, int fd, struct pgr_error *err)
 		if (ret == -EINTR)
 			ret = 0;
 	}
-	if (ret == -ENODATA || ret == -EPIPE)
+	if (ret != -ENODATA && ret != -EPIPE)
+		goto out;
+	if (a->begun)
 		pgr_fail(err, ret, "the server of the disk ended; say it again");
+	else /* Of whichever disk: had it been this one, the disk is nobody's now. */
+		ret = ELSEWHERE;
+out:
 	line_free(&reader);
 	return ret;
 }

@@ -273,6 +273,7 @@ static int run_command(struct serve *s, const json_t *request, struct line_clien
 		live_put(c, json_pack("{ss}", "type", "elsewhere"));
 		return 0;
 	}
+	live_put(c, json_pack("{ss}", "type", "begun"));
 	d = (struct live_disk){.path = s->real[i],
 			       .raw = !strcmp(block_info(s->disks[i])->driver, "file"),
 			       .loop = s->loop,
