@@ -154,6 +154,10 @@ $(B)/tests/test_move_disks: $(B)/obj/tests/unit/test_move_disks.o $(UNIT_LIB) $(
 $(B)/tests/test_serve_dial $(B)/tests/test_keeper_relay: $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/obj/tools/blk/control.o $(UNIT_LIB) $(LIB)
 	$(call link)
 
+# Part of the engine on Xen that needs none of Xen's libraries.
+$(B)/tests/test_xen_console_log: $(B)/tests/%: $(B)/obj/tests/unit/%.o $(UNIT_LIB) $(XEN_LIB) $(LIB)
+	$(call link)
+
 units: $(UNITS)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(UNIT_LIB) $(LIB)
 	$(call link)

@@ -29,6 +29,6 @@ int xen_start(libxl_ctx *ctx, uint32_t domid, const char *incoming, const char *
 	if (rc)
 		libxl_domain_rename(ctx, domid, name, incoming);
 	else
-		xen_console_log_remove(incoming);
+		xen_console_log_leave(incoming);
 	return rc;
 }
