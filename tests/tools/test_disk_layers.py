@@ -410,8 +410,8 @@ def test_a_killed_server_leaves_nothing_for_long(rig, disk):
 
 
 @contextlib.contextmanager
-def server_that_ends(rig):
-    """It takes each connection and ends it, as one does that was told to end meanwhile."""
+def server_that_ends(rig, says=b""):
+    """It takes each connection, says that and ends it, as one does that was told to end meanwhile."""
     (rig.dir / "run").mkdir(exist_ok=True)
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(str(rig.dir / "run" / "serve-1.sock"))
@@ -420,8 +420,10 @@ def server_that_ends(rig):
 
         def serve():
             while len(taken) < 100:
-                with s.accept()[0]:
+                with s.accept()[0] as c, contextlib.suppress(BrokenPipeError):
                     taken.append(1)
+                    if says and c.recv(1 << 16):
+                        c.sendall(says)
 
         threading.Thread(target=serve, daemon=True).start()
         yield taken
@@ -441,6 +443,10 @@ def test_another_server_ends_meanwhile(rig, disk):
             served.do("write -P 10 3M 2M")
         expect(list(tree(disk)) == ["one", "two", "three", "four", "five", "web.qcow2"], str(tree(disk)))
         expect(taken, "it was not asked")
+    for says, heard in (b'{"type":"begun"}\n', "the server of the disk ended; say it again"), (b'{"type":"error","code":-32,"text":"xvda: its process died"}\n', "xvda: its process died"):
+        (rig.dir / "run" / "serve-1.sock").unlink()
+        with server_that_ends(rig, says):
+            expect(disk("snapshot", "web.qcow2", "six", status=1).err.strip() == f"pagurus: {heard}", str(says))
     was["disk"].must_be("web.four.qcow2")
     sound(rig, disk)
 

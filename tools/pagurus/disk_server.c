@@ -91,37 +91,47 @@ static int pass(int fd, int passed)
 	return sendmsg(fd, &m, MSG_NOSIGNAL) == 1 ? 0 : -errno;
 }
 
+/* The next answer, NULL with 0 when there may be one later; -ENODATA: the connection is over. */
+static int next_answer(struct asking *a, struct line_reader *reader, int fd, json_t **answer,
+		       struct pgr_error *err)
+{
+	bool bad = false;
+	int ret;
+
+	*answer = line_next(reader, &bad);
+	if (*answer)
+		return 0;
+	if (bad)
+		return pgr_fail(err, -EPROTO, "the server of the disk said nonsense");
+	if (a->stop && atomic_load(a->stop))
+		return layers_fail_stopped("the disk", err);
+	ret = line_fill(reader, fd);
+	return ret == -EINTR ? 0 : ret;
+}
+
 static int listen_to(struct asking *a, int fd, struct pgr_error *err)
 {
 	struct line_reader reader = {.data = NULL};
-	int ret = a->passed ? pass(fd, *a->passed) : 0;
+	json_t *answer = NULL;
+	int lost = a->passed ? pass(fd, *a->passed) : 0, ret;
 
 	a->begun = false;
-	if (!ret)
-		ret = line_write(fd, a->request);
+	if (!lost)
+		lost = line_write(fd, a->request);
+	ret = lost;
 	while (!ret) {
-		bool bad = false;
-		json_t *answer = line_next(&reader, &bad);
-
+		ret = lost = next_answer(a, &reader, fd, &answer, err);
 		if (answer)
 			ret = take_answer(a, answer, err);
-		else if (bad)
-			ret = pgr_fail(err, -EPROTO, "the server of the disk said nonsense");
-		else if (a->stop && atomic_load(a->stop))
-			ret = layers_fail_stopped("the disk", err);
-		else
-			ret = line_fill(&reader, fd);
 		json_decref(answer);
-		if (ret == -EINTR)
-			ret = 0;
 	}
-	if (ret != -ENODATA && ret != -EPIPE)
-		goto out;
-	if (a->begun)
-		pgr_fail(err, ret, "the server of the disk ended; say it again");
-	else /* Of whichever disk: had it been this one, the disk is nobody's now. */
-		ret = ELSEWHERE;
-out:
+	/* Its own connection, not one of which the server says that it ended. */
+	if (lost == -ENODATA || lost == -EPIPE) {
+		if (a->begun)
+			pgr_fail(err, ret, "the server of the disk ended; say it again");
+		else /* Of whichever disk: had it been this one, the disk is nobody's now. */
+			ret = ELSEWHERE;
+	}
 	line_free(&reader);
 	return ret;
 }
