@@ -189,8 +189,47 @@ static int fail_unknown(const struct live_disk *d, const char *path, struct pgr_
 		d->path, path);
 }
 
+bool live_is_reserved(const char *name)
+{
+	return !strncmp(name, MERGING, strlen(MERGING));
+}
+
+static bool is_merging(const char *disk, const struct layer *y)
+{
+	char name[256];
+
+	layers_snapshot_name(disk, y->path, name, sizeof(name));
+	return live_is_reserved(name);
+}
+
+int live_remove_merged(struct loop *l, const char *disk, const struct layers *s,
+		       struct pgr_error *err)
+{
+	int lower = s->list[s->disk].below, ret;
+	struct block *lock;
+	unsigned i = 0;
+
+	if (lower < 0 || !s->list[lower].leaving)
+		return 0;
+	while (i < s->nr && ((int)i == s->disk || s->list[i].below != lower ||
+			     !is_merging(disk, &s->list[i]) || layers_child(s, (int)i, NULL) != -1))
+		i++;
+	if (i == s->nr)
+		return 0;
+	ret = block_open_file(l, s->list[i].path, NULL, &lock, err);
+	if (ret)
+		return ret;
+	if (unlink(s->list[i].path))
+		ret = pgr_fail_errno(err, -errno, "%s: cannot be removed", s->list[i].path);
+	block_close(lock, NULL);
+	if (ret)
+		return ret;
+	layers_set_leaving(s->list[lower].path, false);
+	return 1;
+}
+
 /* The layers; what the disk stands on is what it is known to stand on. To be freed also on failure. */
-static int load_layers(const struct live_disk *d, struct layers *s, struct pgr_error *err)
+static int read_layers(const struct live_disk *d, struct layers *s, struct pgr_error *err)
 {
 	int ret = layers_load(d->loop, d->path, s, err), at = ret ? -1 : s->disk;
 
@@ -198,6 +237,19 @@ static int load_layers(const struct live_disk *d, struct layers *s, struct pgr_e
 		if (!live_pins_have(d->pins, s->list[at].dev, s->list[at].ino))
 			return fail_unknown(d, s->list[at].path, err);
 	return ret;
+}
+
+/* The same, without what a commit that was killed has left. */
+static int load_layers(const struct live_disk *d, struct layers *s, struct pgr_error *err)
+{
+	int ret = read_layers(d, s, err);
+
+	if (!ret)
+		ret = live_remove_merged(d->loop, d->path, s, err);
+	if (ret != 1)
+		return ret;
+	layers_free(s);
+	return read_layers(d, s, err);
 }
 
 /* How many layers below the disk's own it is; 0: it is none of them, or that itself. */
@@ -323,14 +375,6 @@ static int delete_one(const struct live_disk *d, const char *name, const struct 
 	return ret;
 }
 
-static bool is_merging(const struct live_disk *d, const struct layer *y)
-{
-	char name[256];
-
-	layers_snapshot_name(d->path, y->path, name, sizeof(name));
-	return live_is_reserved(name);
-}
-
 /* What earlier merges put on top and has other layers between itself and the disk's own: nobody's snapshot, so the chain need not have it. malloc'd. */
 static char *find_leftover(const struct live_disk *d)
 {
@@ -343,7 +387,7 @@ static char *find_leftover(const struct live_disk *d)
 		at = at < 0 ? -1 : s.list[at].below;
 	}
 	for (; at >= 0 && !found; at = s.list[at].below)
-		if (is_merging(d, &s.list[at]) && !check_sole_child(&s, at, NULL))
+		if (is_merging(d->path, &s.list[at]) && !check_sole_child(&s, at, NULL))
 			found = strdup(s.list[at].path);
 	layers_free(&s);
 	return found;
@@ -365,9 +409,22 @@ int live_delete(const struct live_disk *d, const char *name, const struct live_w
 	return ret;
 }
 
-bool live_is_reserved(const char *name)
+/* Marked before another layer is on top of the disk's own: killed in between, that one is known as what is merged into `lower`. */
+static int begin_commit(const struct live_disk *d, struct layers *s, int lower,
+			struct pgr_error *err)
 {
-	return !strncmp(name, MERGING, strlen(MERGING));
+	bool was = s->list[lower].leaving;
+	char *path = strdup(s->list[lower].path);
+	int ret = path ? layers_begin_merge(path, err)
+		       : pgr_fail(err, -ENOMEM, "no memory for a name");
+
+	if (!ret) {
+		ret = put_on_top(d, s, err);
+		if (ret && !was)
+			layers_set_leaving(path, false);
+	}
+	free(path);
+	return ret;
 }
 
 static int commit_own(const struct live_disk *d, struct layers *s, const struct live_work *w,
@@ -377,14 +434,14 @@ static int commit_own(const struct live_disk *d, struct layers *s, const struct 
 	char *name;
 
 	/* One that was stopped is gone on with; else this is what the disk's own layer goes into. */
-	if (lower < 0 || !s->list[lower].leaving || !is_merging(d, &s->list[upper])) {
+	if (lower < 0 || !s->list[lower].leaving || !is_merging(d->path, &s->list[upper])) {
 		if (upper < 0)
 			return pgr_fail(err, -EINVAL,
 					"%s: stands on nothing that it could be merged into",
 					d->path);
 		ret = check_sole_child(s, upper, err);
 		if (!ret)
-			ret = put_on_top(d, s, err);
+			ret = begin_commit(d, s, upper, err);
 		if (ret)
 			return ret;
 		upper = s->list[s->disk].below;

@@ -20,10 +20,18 @@
 #include <stdatomic.h>
 
 #include "storage/block.h"
+#include "storage/layers.h"
 #include "storage/live_pins.h"
 
 /* Names that are not for snapshots. */
 bool live_is_reserved(const char *name);
+
+/*
+ * Remove the layer of which a commit that was killed at its very end has merged all, and on which the disk stands no more: it would stand on what the disk stands
+ * on for ever. 1: it was there, s is to be loaded again; 0: there is none; -errno with a sentence.
+ */
+int live_remove_merged(struct loop *l, const char *disk, const struct layers *s,
+		       struct pgr_error *err);
 
 struct live_work {
 	uint64_t rate;		 /* bytes a second; 0: no limit */

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 from rig import Rig, expect, wait_until
 
@@ -90,6 +91,16 @@ def sound(rig, disk):
         disk("check", path.name)
     left = [p.name for p in rig.dir.iterdir() if p.name.endswith((".partial", ".leaving"))]
     expect(not left, f"left behind: {left}")
+
+
+def sound_when_repaired(rig, disk):
+    """After a kill: killed just before two names were exchanged, a new layer stands on itself; the next one of its name replaces it."""
+    for layer in tree(disk).values():
+        if layer["below"] == layer["path"]:
+            os.unlink(layer["path"])
+    for path in rig.dir.glob("*.qcow2"):
+        disk("check", "--repair", path.name)
+    sound(rig, disk)
 
 
 @with_qemu
@@ -456,6 +467,7 @@ def test_served_and_interrupted(rig, disk):
     """A merge of a served disk is stopped, its server killed; said again with and without a server it is finished."""
     was = chain(rig, disk)
     for again in True, False:
+        finished = False
         with Served(rig) as served:
             for words in (("delete", "web.qcow2", "two" if again else "one"), ("commit", "web.qcow2")):
                 for end in "stop", "kill":
@@ -469,22 +481,87 @@ def test_served_and_interrupted(rig, disk):
                     else:
                         p.kill()
                     err = p.communicate()[1]
-                    expect(p.returncode == {"stop": 5, "kill": 1 if words[0] == "commit" else -9}[end], f"{words} {end}: {p.returncode} {err}")
+                    # Killed before it began, the server left all of it to the command.
+                    finished = (words[0], end, p.returncode) == ("commit", "kill", 0)
+                    expect(finished or p.returncode == {"stop": 5, "kill": 1 if words[0] == "commit" else -9}[end], f"{words} {end}: {p.returncode} {err}")
                 if words[0] == "delete":
                     # The server has noticed that its client has gone when it takes the next.
                     wait_until(lambda w=words: rig.a.run("disk", *w, cwd=rig.dir).status == 0, "the merge to be finished")
             was["disk"].must_be("web.qcow2")
         if again:
             with Served(rig) as served:
-                disk("commit", "web.qcow2")
+                if not finished:
+                    disk("commit", "web.qcow2")
                 served.do("read -P 9 2M 1M")
-        else:
+        elif not finished:
             disk("commit", "web.qcow2")
         was["disk"].must_be("web.qcow2")
-        # Killed just before two names were exchanged, a new layer stands on itself; the next one of its name replaces it.
-        for layer in tree(disk).values():
-            if layer["below"] == layer["path"]:
-                os.unlink(layer["path"])
-        for path in rig.dir.glob("*.qcow2"):
-            disk("check", "--repair", path.name)
-        sound(rig, disk)
+        sound_when_repaired(rig, disk)
+
+
+@with_qemu
+def test_killed_at_any_time_of_a_commit(rig, disk):
+    """Said again, it is done, and nothing is left of the one before."""
+    was = chain(rig, disk)
+    for i in range(16):
+        with Served(rig) as served:
+            served.do(f"write -P {20 + i} {i}M 1M")
+            with rig.a.popen("disk", "commit", "web.qcow2", cwd=rig.dir, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+                time.sleep(i / 100)
+                served.kill()
+        disk("commit", "web.qcow2")
+        # Of itself: sound_when_repaired().
+        below = {name: layer["below"] and os.path.basename(layer["below"]) for name, layer in tree(disk).items()}
+        expect(below.pop("merging", "web.merging.qcow2") == "web.merging.qcow2" and below["web.qcow2"] == "web.three.qcow2", str(below))
+        expect(not list(rig.dir.glob("*.leaving")), str(sorted(os.listdir(rig.dir))))
+        qemu(rig.dir, "qemu-io", "-r", "-f", "qcow2", *[word for n in range(i + 1) for word in ("-c", f"read -P {20 + n} {n}M 1M")], "web.qcow2")
+    was["two"].must_be("web.two.qcow2")
+    sound_when_repaired(rig, disk)
+
+
+@with_qemu
+def test_killed_at_the_end_of_a_commit(rig, disk):
+    """The disk stands on what was merged into; what was merged is there still, and nobody's. A file like it whose name or time is another one's stays."""
+    was = chain(rig, disk)
+    merging, three = rig.dir / "web.merging.qcow2", rig.dir / "web.three.qcow2"
+    with Served(rig):
+        p = rig.a.popen("disk", "commit", "--rate", "1M", "web.qcow2", cwd=rig.dir, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(merging.exists, "the layer on top")
+        wait_until(lambda: list(rig.dir.glob("*.leaving")), "the merge to begin")
+        p.send_signal(signal.SIGINT)
+        expect(p.wait() == 5, f"stopped: {p.returncode}")
+    merged = merging.read_bytes()
+    disk("commit", "web.qcow2")
+
+    def killed(leaving=True):
+        merging.write_bytes(merged)
+        if leaving:
+            three.with_name(f"{three.name}.leaving").touch()
+        expect(tree(disk)["merging"]["below"] == str(three) == tree(disk)["web.qcow2"]["below"], str(tree(disk)))
+
+    def gone():
+        expect(not merging.exists() and not list(rig.dir.glob("*.leaving")), str(sorted(os.listdir(rig.dir))))
+
+    killed()
+    with Served(rig) as served:
+        served.do("write -P 12 6M 1M")
+        disk("commit", "web.qcow2")
+        served.do("read -P 12 6M 1M")
+    gone()
+    killed()
+    disk("commit", "web.qcow2")
+    gone()
+    killed()
+    disk("delete", "web.qcow2", "two")
+    gone()
+    killed()
+    merging.rename(rig.dir / "web.mine.qcow2")
+    expect("stand on it" in disk("commit", "web.qcow2", status=1).err and (rig.dir / "web.mine.qcow2").exists(), "another name")
+    (rig.dir / "web.mine.qcow2").unlink()
+    three.with_name(f"{three.name}.leaving").unlink()
+    killed(leaving=False)
+    expect("stand on it" in disk("commit", "web.qcow2", status=1).err and merging.exists(), "nothing was being merged")
+    merging.unlink()
+    qemu(rig.dir, "qemu-io", "-r", "-f", "qcow2", "-c", "read -P 12 6M 1M", "web.qcow2")
+    was["one"].must_be("web.one.qcow2")
+    sound(rig, disk)

@@ -469,6 +469,19 @@ int disk_revert(int argc, char **argv)
 
 /* ---- merging ---- */
 
+static int load_again(struct work *w, struct pgr_error *err)
+{
+	layers_free(&w->layers);
+	return layers_load(w->loop, w->disk, &w->layers, err);
+}
+
+static int remove_merged(struct work *w, struct pgr_error *err)
+{
+	int ret = live_remove_merged(w->loop, w->disk, &w->layers, err);
+
+	return ret == 1 ? load_again(w, err) : ret;
+}
+
 struct merge {
 	int upper, lower;
 	struct block *from, *to; /* open and locked until merge_end() */
@@ -520,7 +533,7 @@ static void on_progress(void *ctx, uint64_t done, uint64_t size)
 	disk_progress_show(ctx, done, size);
 }
 
-/* What was begun while the disk was in use, and stopped, has put a layer between the disk's own and the one that is merged into. */
+/* A commit that was begun while the disk was in use, and stopped, has put a layer between the disk's own and the one that is merged into. */
 static bool is_half_committed(const struct work *w)
 {
 	int upper = w->layers.list[w->layers.disk].below;
@@ -553,24 +566,29 @@ static int commit_as_in_use(struct work *w, struct pgr_error *err)
 	ret = live_commit(&d, &work, &into, err);
 	disk_progress_end(&progress);
 	ret2 = block_close(local.disk, ret ? NULL : err);
-	if (!ret && !ret2)
-		tell(w, as_commit.told, into);
 	free(into);
-	return ret ? ret : ret2;
+	if (!ret)
+		ret = ret2;
+	return ret ? ret : load_again(w, err);
 }
 
 static int commit(struct work *w, const char *name, struct pgr_error *err)
 {
-	struct merge m = {.upper = w->layers.disk, .lower = w->layers.list[w->layers.disk].below};
-	uint64_t size = w->layers.list[w->layers.disk].size;
+	struct merge m;
+	uint64_t size;
 	struct block *lock = NULL;
 	int ret = check_is_image(w, err), ret2;
 
 	(void)name;
+	if (!ret)
+		ret = remove_merged(w, err);
+	/* And then the disk's own layer. */
+	if (!ret && is_half_committed(w))
+		ret = commit_as_in_use(w, err);
 	if (ret)
 		return ret;
-	if (is_half_committed(w))
-		return commit_as_in_use(w, err);
+	m = (struct merge){.upper = w->layers.disk, .lower = w->layers.list[w->layers.disk].below};
+	size = w->layers.list[w->layers.disk].size;
 	if (m.lower < 0)
 		return pgr_fail(err, -EINVAL, "%s: stands on nothing that it could be merged into",
 				w->disk);
@@ -690,6 +708,9 @@ static int delete_snapshot(struct work *w, const char *name, struct pgr_error *e
 	int index, child, ret;
 
 	if (is_raw(w) && delete_raw(w, name, &ret, err))
+		return ret;
+	ret = remove_merged(w, err);
+	if (ret)
 		return ret;
 	index = layers_find(&w->layers, w->disk, name, err);
 	if (index < 0)
