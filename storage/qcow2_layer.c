@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/file.h"
+#include "storage/layers.h"
 #include "storage/offload.h"
 #include "storage/qcow2_create.h"
 
@@ -151,6 +152,17 @@ static int give_name(int fd, const char *path, struct pgr_error *err)
 			       : pgr_fail_errno(err, -errno, "%s: cannot get its name", path);
 }
 
+/* Of a file of that name that was merged into and has gone, with a kill before its mark went. */
+static int forget_mark(const char *path, struct pgr_error *err)
+{
+	int ret = layers_is_leaving(path) ? layers_set_leaving(path, false) : 0;
+
+	return ret ? pgr_fail_errno(err, ret,
+				    "%s: the mark beside it, of another file, cannot be removed",
+				    path)
+		   : 0;
+}
+
 int qcow2_layer_make(struct loop *l, const struct qcow2_layer *y, struct block **file,
 		     struct pgr_error *err)
 {
@@ -183,6 +195,8 @@ int qcow2_layer_make(struct loop *l, const struct qcow2_layer *y, struct block *
 		ret = qcow2_create(*file, &c, err);
 		if (!ret && !named)
 			ret = give_name(fd, y->path, err);
+		if (!ret)
+			ret = forget_mark(y->path, err);
 		if (ret)
 			block_close(*file, NULL);
 	}

@@ -463,6 +463,21 @@ def test_another_server_ends_meanwhile(rig, disk):
 
 
 @with_qemu
+def test_marks_of_files_that_are_gone(rig, disk):
+    """What a kill between the last steps of a merge leaves does not make another file of that name void."""
+    was = chain(rig, disk)
+    for name in "four", "five":
+        (rig.dir / f"web.{name}.qcow2.leaving").touch()
+    disk("snapshot", "web.qcow2", "four")
+    with Served(rig):
+        disk("snapshot", "web.qcow2", "five")
+    expect(not any(layer["leaving"] for layer in tree(disk).values()), str(tree(disk)))
+    disk("revert", "web.qcow2", "four")
+    was["disk"].must_be("web.qcow2")
+    sound(rig, disk)
+
+
+@with_qemu
 def test_served_and_interrupted(rig, disk):
     """A merge of a served disk is stopped, its server killed; said again with and without a server it is finished."""
     was = chain(rig, disk)
