@@ -194,12 +194,13 @@ bool live_is_reserved(const char *name)
 	return !strncmp(name, MERGING, strlen(MERGING));
 }
 
-static bool is_merging(const char *disk, const struct layer *y)
+bool live_is_merging(const char *disk, const struct layer *y)
 {
 	char name[256];
 
 	layers_snapshot_name(disk, y->path, name, sizeof(name));
-	return live_is_reserved(name);
+	/* The whole name of a file is what is called so itself. */
+	return live_is_reserved(name) && strcmp(name, y->path + file_folder_length(y->path)) != 0;
 }
 
 int live_remove_merged(struct loop *l, const char *disk, const struct layers *s,
@@ -211,8 +212,9 @@ int live_remove_merged(struct loop *l, const char *disk, const struct layers *s,
 
 	if (lower < 0 || !s->list[lower].leaving)
 		return 0;
-	while (i < s->nr && ((int)i == s->disk || s->list[i].below != lower ||
-			     !is_merging(disk, &s->list[i]) || layers_child(s, (int)i, NULL) != -1))
+	while (i < s->nr &&
+	       ((int)i == s->disk || s->list[i].below != lower ||
+		!live_is_merging(disk, &s->list[i]) || layers_child(s, (int)i, NULL) != -1))
 		i++;
 	if (i == s->nr)
 		return 0;
@@ -387,7 +389,7 @@ static char *find_leftover(const struct live_disk *d)
 		at = at < 0 ? -1 : s.list[at].below;
 	}
 	for (; at >= 0 && !found; at = s.list[at].below)
-		if (is_merging(d->path, &s.list[at]) && !check_sole_child(&s, at, NULL))
+		if (live_is_merging(d->path, &s.list[at]) && !check_sole_child(&s, at, NULL))
 			found = strdup(s.list[at].path);
 	layers_free(&s);
 	return found;
@@ -434,7 +436,7 @@ static int commit_own(const struct live_disk *d, struct layers *s, const struct 
 	char *name;
 
 	/* One that was stopped is gone on with; else this is what the disk's own layer goes into. */
-	if (lower < 0 || !s->list[lower].leaving || !is_merging(d->path, &s->list[upper])) {
+	if (lower < 0 || !s->list[lower].leaving || !live_is_merging(d->path, &s->list[upper])) {
 		if (upper < 0)
 			return pgr_fail(err, -EINVAL,
 					"%s: stands on nothing that it could be merged into",

@@ -25,6 +25,8 @@
 
 /* Names that are not for snapshots. */
 bool live_is_reserved(const char *name);
+/* Whether that is a layer which a merge has put on top (web.merging.qcow2 of web.qcow2), and nobody's image whose own name begins so. */
+bool live_is_merging(const char *disk, const struct layer *y);
 
 /*
  * Remove the layer of which a commit that was killed at its very end has merged all, and on which the disk stands no more: it would stand on what the disk stands

@@ -538,12 +538,9 @@ static bool is_half_committed(const struct work *w)
 {
 	int upper = w->layers.list[w->layers.disk].below;
 	int lower = upper < 0 ? -1 : w->layers.list[upper].below;
-	char name[256];
 
-	if (lower < 0 || !w->layers.list[lower].leaving)
-		return false;
-	layers_snapshot_name(w->disk, w->layers.list[upper].path, name, sizeof(name));
-	return live_is_reserved(name);
+	return lower >= 0 && w->layers.list[lower].leaving &&
+	       live_is_merging(w->disk, &w->layers.list[upper]);
 }
 
 static int commit_as_in_use(struct work *w, struct pgr_error *err)
