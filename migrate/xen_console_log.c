@@ -2,7 +2,6 @@
 #include "migrate/xen_console_log.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>

@@ -64,6 +64,19 @@ int layers_begin_merge(const char *lower, struct pgr_error *err)
 	return ret ? pgr_fail_errno(err, ret, "%s: a mark beside it cannot be made", lower) : 0;
 }
 
+int layers_remove(struct loop *l, const char *path, struct pgr_error *err)
+{
+	struct block *lock;
+	int ret = block_open_file(l, path, NULL, &lock, err);
+
+	if (ret)
+		return ret;
+	if (unlink(path))
+		ret = pgr_fail_errno(err, -errno, "%s: cannot be removed", path);
+	block_close(lock, NULL);
+	return ret;
+}
+
 int layers_fail_stopped(const char *disk, struct pgr_error *err)
 {
 	return pgr_fail(

@@ -53,6 +53,9 @@ bool layers_is_leaving(const char *path);
 /* -EINVAL with a sentence, when it is: it does not hold what it held. */
 int layers_check_whole(const char *path, struct pgr_error *err);
 
+/* Remove the file of a layer that nobody uses. -errno with a sentence; those of block_open_file() when it is in use. Waiting. */
+int layers_remove(struct loop *l, const char *path, struct pgr_error *err);
+
 /* From here on the layer does not hold what it held, since another is merged into it. -errno with a sentence. */
 int layers_begin_merge(const char *lower, struct pgr_error *err);
 /* What a merge that was cancelled leaves behind: -ECANCELED with a sentence. */

@@ -207,7 +207,6 @@ int live_remove_merged(struct loop *l, const char *disk, const struct layers *s,
 		       struct pgr_error *err)
 {
 	int lower = s->list[s->disk].below, ret;
-	struct block *lock;
 	unsigned i = 0;
 
 	if (lower < 0 || !s->list[lower].leaving)
@@ -218,12 +217,7 @@ int live_remove_merged(struct loop *l, const char *disk, const struct layers *s,
 		i++;
 	if (i == s->nr)
 		return 0;
-	ret = block_open_file(l, s->list[i].path, NULL, &lock, err);
-	if (ret)
-		return ret;
-	if (unlink(s->list[i].path))
-		ret = pgr_fail_errno(err, -errno, "%s: cannot be removed", s->list[i].path);
-	block_close(lock, NULL);
+	ret = layers_remove(l, s->list[i].path, err);
 	if (ret)
 		return ret;
 	layers_set_leaving(s->list[lower].path, false);

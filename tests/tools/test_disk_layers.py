@@ -499,6 +499,7 @@ def test_served_and_interrupted(rig, disk):
                     # Killed before it began, the server left all of it to the command.
                     finished = (words[0], end, p.returncode) == ("commit", "kill", 0)
                     expect(finished or p.returncode == {"stop": 5, "kill": 1 if words[0] == "commit" else -9}[end], f"{words} {end}: {p.returncode} {err}")
+                    expect(not finished or ("merging" not in tree(disk) and not list(rig.dir.glob("*.leaving"))), f"said to be done: {tree(disk)}")
                 if words[0] == "delete":
                     # The server has noticed that its client has gone when it takes the next.
                     wait_until(lambda w=words: rig.a.run("disk", *w, cwd=rig.dir).status == 0, "the merge to be finished")

@@ -669,14 +669,8 @@ static int delete_merged(struct work *w, int index, int child, struct pgr_error 
 static int delete_leaf(struct work *w, int index, struct pgr_error *err)
 {
 	const char *path = w->layers.list[index].path;
-	struct block *lock;
-	int ret = block_open_file(w->loop, path, NULL, &lock, err);
+	int ret = layers_remove(w->loop, path, err);
 
-	if (ret)
-		return ret;
-	if (unlink(path))
-		ret = pgr_fail_errno(err, -errno, "%s: cannot be removed", path);
-	block_close(lock, NULL);
 	if (!ret)
 		layers_set_leaving(path, false);
 	return ret;
