@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Moving a simulated guest between two daemons, when nothing dies: docs/one-owner.md has the rest, in test_crash.py."""
 
+import contextlib
 import os
 import select
 import socket
+import ssl
 import struct
 import subprocess
 import threading
@@ -327,6 +329,46 @@ def test_strangers_who_know_a_session_do_not_stop_it():
             out, err = p.communicate(timeout=PATIENCE)
         expect(p.returncode == 5, f"exit status {p.returncode}: {err}")
         stayed(rig)
+
+
+class Handshakes(threading.Thread):
+    """One after the other with what works on a session, by somebody without a certificate."""
+
+    def __init__(self, rig, session):
+        super().__init__(daemon=True)
+        self.rig, self.session, self.over, self.made = rig, session, False, 0
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
+
+    def run(self):
+        while not self.over:
+            with contextlib.suppress(OSError), half_done(self.rig, purpose=2, session=self.session) as s:
+                s.settimeout(PATIENCE)
+                with self.context.wrap_socket(s) as tls:
+                    self.made += 1
+                    tls.recv(1)
+
+
+def test_a_session_ends_amid_handshakes():
+    """What they use is not taken away while they use it."""
+    for _ in range(3):
+        with Rig() as rig:
+            p = start_long(rig)
+            wait_until(lambda: in_rounds(rig), "rounds")
+            session = bytes.fromhex(next(iter(rig.a.journals())))
+            crowd = [Handshakes(rig, session) for _ in range(12)]
+            for one in crowd:
+                one.start()
+            wait_until(lambda: all(one.made > 2 for one in crowd), "handshakes")
+            p.send_signal(signal.SIGINT)
+            p.communicate(timeout=PATIENCE)
+            stayed(rig)
+            wait_until(lambda: not rig.b.ask({"request": "status"})["sessions"], "the process of the session to end")
+            for one in crowd:
+                one.over = True
+            for one in crowd:
+                one.join()
+            expect("ended by signal" not in rig.b.log() and "Sanitizer" not in rig.b.log(), rig.b.log()[-3000:])
 
 
 def test_silent_connections_are_bounded_and_end():

@@ -48,6 +48,8 @@ struct visitor {
 	struct disks_arrive *a;
 	struct visitor *next;
 	struct disk_lane lane;
+	pthread_t thread;
+	bool ended; /* it does nothing more, and is to be joined */
 };
 
 struct disks_arrive {
@@ -347,7 +349,7 @@ static int receive(struct visitor *v, struct arriving **d, struct pgr_error *err
 
 static void *visit(void *ctx)
 {
-	struct visitor *v = ctx, **at;
+	struct visitor *v = ctx;
 	struct disks_arrive *a = v->a;
 	struct pgr_error err = PGR_ERROR_NONE;
 	struct arriving *d = NULL;
@@ -358,18 +360,32 @@ static void *visit(void *ctx)
 		d->ended = !rc;
 	if (rc && d && !a->error.code)
 		a->error = err;
-	for (at = &a->visitors; *at != v; at = &(*at)->next)
-		;
-	*at = v->next;
 	disk_lane_free(&v->lane);
 	v->lane.channel->ops->close(v->lane.channel);
 	if (v->lane.fd >= 0)
 		close(v->lane.fd);
-	free(v);
-	/* The last that is done with a. */
+	v->ended = true;
 	pthread_cond_broadcast(&a->changed);
 	pthread_mutex_unlock(&a->lock);
 	return NULL;
+}
+
+/* Put away who has gone. Caller holds lock, which who has ended does not need any more. */
+static void reap_visitors(struct disks_arrive *a)
+{
+	struct visitor **at = &a->visitors;
+
+	while (*at) {
+		struct visitor *v = *at;
+
+		if (!v->ended) {
+			at = &v->next;
+			continue;
+		}
+		*at = v->next;
+		pthread_join(v->thread, NULL);
+		free(v);
+	}
 }
 
 static void arrive_attach(void *ctx, struct channel *c)
@@ -377,25 +393,23 @@ static void arrive_attach(void *ctx, struct channel *c)
 	struct disks_arrive *a = ctx;
 	struct visitor *v = calloc(1, sizeof(*v));
 	unsigned nr = 0;
-	pthread_t thread;
 	bool in = false;
 
 	pthread_mutex_lock(&a->lock);
+	reap_visitors(a);
 	for (const struct visitor *o = a->visitors; o; o = o->next)
 		nr++;
 	if (v && !a->over && nr < PGR_DISKS_MAX) {
 		*v = (struct visitor){
 			.a = a, .next = a->visitors, .lane = {.channel = c, .fd = -1}};
 		a->visitors = v;
-		in = !pthread_create(&thread, NULL, visit, v);
+		in = !pthread_create(&v->thread, NULL, visit, v);
 		if (!in)
 			a->visitors = v->next;
 	}
 	pthread_mutex_unlock(&a->lock);
-	if (in) {
-		pthread_detach(thread);
+	if (in)
 		return;
-	}
 	free(v);
 	c->ops->close(c);
 }
@@ -406,9 +420,10 @@ static void end_visits(struct disks_arrive *a)
 	pthread_mutex_lock(&a->lock);
 	a->over = true;
 	for (struct visitor *v = a->visitors; v; v = v->next)
-		disk_lane_cut(&v->lane);
+		if (!v->ended)
+			disk_lane_cut(&v->lane);
 	pthread_cond_broadcast(&a->changed);
-	while (a->visitors)
+	for (reap_visitors(a); a->visitors; reap_visitors(a))
 		pthread_cond_wait(&a->changed, &a->lock);
 	pthread_mutex_unlock(&a->lock);
 }

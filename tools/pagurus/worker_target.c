@@ -4,7 +4,8 @@
  *
  * Connections: the daemon passes each with its preamble read. The first is the session's channel 0; every other one does its TLS
  * handshake on a thread of its own, so that a stranger who is slow at it holds up nobody, and is queued when it has proved to
- * be the same peer. Handshakes are bounded in number, where a newcomer may take the place of one that waits, and in time.
+ * be the same peer. Handshakes are bounded in number, where a newcomer may take the place of one that waits, and in time. They
+ * are over before the process ends: exit() takes away what OpenSSL needs.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,7 +36,9 @@ struct arrived {
 };
 
 struct handshake {
-	bool used;
+	bool used;  /* has a thread to join */
+	bool ended; /* which has nothing more to do */
+	pthread_t thread;
 	struct arrivals *a;
 	struct worker_connection
 		c; /* its descriptor is the thread's, which closes it when it likes */
@@ -48,6 +51,7 @@ struct arrivals {
 	struct worker *w;
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t changed;
+	bool over; /* whoever comes is sent away */
 	struct arrived *first;
 	struct handshake handshakes[HANDSHAKES_MAX];
 	char peer[256]; /* set before the first of the others comes; constant */
@@ -90,12 +94,17 @@ static void *handshake(void *ctx)
 	struct handshake *h = ctx;
 	struct pgr_error err = PGR_ERROR_NONE;
 	char peer[256];
+	int rc = authenticate(h->a, &h->c, h->a->peer, peer, &err);
+	bool over;
 
-	if (authenticate(h->a, &h->c, h->a->peer, peer, &err))
+	pthread_mutex_lock(&h->a->lock);
+	over = h->a->over;
+	pthread_mutex_unlock(&h->a->lock);
+	if (rc && !over)
 		worker_say(h->a->w, SESSION_WARNING, "a connection was refused: %s", err.text);
 	pthread_mutex_lock(&h->a->lock);
 	close(h->fd);
-	h->used = false;
+	h->ended = true;
 	pthread_cond_broadcast(&h->a->changed);
 	pthread_mutex_unlock(&h->a->lock);
 	return NULL;
@@ -107,8 +116,18 @@ static void end_slow_handshakes(struct arrivals *a)
 	uint64_t now = units_now_ms();
 
 	for (unsigned i = 0; i < HANDSHAKES_MAX; i++)
-		if (a->handshakes[i].used && now - a->handshakes[i].since_ms >= CONNECT_STRANGER_MS)
+		if (a->handshakes[i].used && !a->handshakes[i].ended &&
+		    now - a->handshakes[i].since_ms >= CONNECT_STRANGER_MS)
 			shutdown(a->handshakes[i].fd, SHUT_RDWR);
+}
+
+/* Its thread ends without the lock. Caller holds it. */
+static void reap(struct handshake *h)
+{
+	if (h->used && h->ended) {
+		pthread_join(h->thread, NULL);
+		h->used = false;
+	}
 }
 
 /* A place for another handshake. Caller holds lock. */
@@ -119,6 +138,7 @@ static struct handshake *make_room(struct arrivals *a)
 
 	for (unsigned i = 0; i < HANDSHAKES_MAX; i++) {
 		h = &a->handshakes[i];
+		reap(h);
 		if (!h->used)
 			return h;
 		crowd[i] = (struct crowd_member){.waits = true, .since_ms = h->since_ms};
@@ -126,8 +146,9 @@ static struct handshake *make_room(struct arrivals *a)
 	}
 	h = &a->handshakes[crowd_choose(crowd, HANDSHAKES_MAX)];
 	shutdown(h->fd, SHUT_RDWR);
-	while (h->used)
+	while (h->used && !h->ended)
 		pthread_cond_wait(&a->changed, &a->lock);
+	reap(h);
 	return h;
 }
 
@@ -135,7 +156,6 @@ static void further_connection(struct worker *w, const struct worker_connection 
 {
 	struct arrivals *a = w->connection_ctx;
 	struct handshake *h;
-	pthread_t thread;
 	int fd = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
 
 	if (fd < 0) {
@@ -148,12 +168,37 @@ static void further_connection(struct worker *w, const struct worker_connection 
 	*h = (struct handshake){
 		.used = true, .a = a, .c = *c, .fd = fd, .since_ms = units_now_ms()};
 	crowd_network(fd, h->network);
-	if (pthread_create(&thread, NULL, handshake, h)) {
+	/* Making room waits, meanwhile it may be over. */
+	if (a->over || pthread_create(&h->thread, NULL, handshake, h)) {
 		close(c->fd);
 		close(fd);
 		h->used = false;
-	} else {
-		pthread_detach(thread);
+	}
+	pthread_mutex_unlock(&a->lock);
+}
+
+/* Whoever is in the midst of a handshake, or waits to be taken, goes, and nobody else comes. */
+static void end_arrivals(struct arrivals *a)
+{
+	struct arrived *item;
+
+	pthread_mutex_lock(&a->lock);
+	a->over = true;
+	for (unsigned i = 0; i < HANDSHAKES_MAX; i++) {
+		struct handshake *h = &a->handshakes[i];
+
+		if (h->used && !h->ended)
+			shutdown(h->fd, SHUT_RDWR);
+	}
+	for (unsigned i = 0; i < HANDSHAKES_MAX; i++) {
+		while (a->handshakes[i].used && !a->handshakes[i].ended)
+			pthread_cond_wait(&a->changed, &a->lock);
+		reap(&a->handshakes[i]);
+	}
+	while ((item = a->first)) {
+		a->first = item->next;
+		item->channel->ops->close(item->channel);
+		free(item);
 	}
 	pthread_mutex_unlock(&a->lock);
 }
@@ -273,7 +318,8 @@ static void after_start(struct worker *w, struct guest_sink *sink)
 
 int worker_target(struct worker *w)
 {
-	static struct arrivals arrivals; /* handshake threads may outlive this function */
+	static struct arrivals
+		arrivals; /* the thread that reads from the daemon may outlive this function */
 	struct guests_sink_options options = {
 		.allow_sim = w->allow_sim, .seen = guest_seen, .ctx = w};
 	struct target_params params = {.accept = accept_next, .accept_ctx = &arrivals};
@@ -304,6 +350,8 @@ int worker_target(struct worker *w)
 		rc = target_run(sink, &params, &w->owner, &res, &err);
 	}
 	w->connection = NULL;
+	end_arrivals(&arrivals);
+	disks_arrive_free(disks);
 	if (res.unfinished) {
 		/* The journal stays open and whatever there is of the guest stays as it is: the repair takes it from here. */
 		worker_send(w, report_result(&res, rc, err.text), true);
@@ -326,7 +374,6 @@ int worker_target(struct worker *w)
 		after_start(w, sink);
 	if (sink)
 		sink->ops->close(sink);
-	disks_arrive_free(disks);
 	journal_close(w->journal_file);
 	return report_exit(&res, rc);
 }
