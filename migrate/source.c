@@ -930,10 +930,13 @@ int source_save(struct guest_source *g, struct channel *out, const struct source
 		reporter_phase(&s->reporter, SESSION_WAIT);
 		rc = source_wait(s, all_drained, 0, err);
 	}
+	/* It runs on here whatever becomes of the file, and need not stand still until that is durable. */
+	if (!rc && p->keep)
+		unwind(s, NULL);
 	if (!rc)
 		rc = out->ops->sync(out, err);
-	if (rc || p->keep)
-		unwind(s, rc ? err : NULL);
+	if (rc)
+		unwind(s, err);
 	put_log_away(s);
 	if (!rc) {
 		res->outcome = SESSION_MOVED;
