@@ -197,6 +197,11 @@ static void on_line(struct loop_watch *w, uint32_t events)
 			hang_up(c);
 		return;
 	}
+	/* Whoever has gone does not want any more what he asked for while nobody listened. */
+	if (events & (EPOLLHUP | EPOLLERR)) {
+		hang_up(c);
+		return;
+	}
 	n = receive(c);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;

@@ -15,13 +15,15 @@
 static struct loop *loop;
 static struct line_server *server;
 static char folder[32], path[64];
-static unsigned slow; /* commands that wait for their client to go */
+static unsigned slow;  /* commands that wait for their client to go */
+static unsigned lines; /* that came */
 
 static void on_line(void *ctx, struct line_client *c, char *line)
 {
 	char out[128];
 
 	CHECK(ctx == &slow);
+	lines++;
 	if (!strcmp(line, "quit")) {
 		line_end(c);
 	} else if (!strcmp(line, "slow")) {
@@ -168,6 +170,30 @@ static void who_goes_ends_its_command(void)
 	close(fd[0]);
 }
 
+/* Both come at once when the server was held up: it is connected to or not, and nobody waits for what it does. */
+static void who_has_gone_wants_nothing(void)
+{
+	int a, b;
+
+	setup(NULL);
+	a = client();
+	turn(20);
+	b = client();
+	lines = 0;
+	CHECK_EQ(send(a, "one\n", 4, MSG_NOSIGNAL), 4);
+	CHECK_EQ(send(b, "one\n", 4, MSG_NOSIGNAL), 4);
+	close(a);
+	close(b);
+	turn(20);
+	CHECK_EQ(lines, 0);
+	a = client();
+	say(a, "one\n");
+	heard(a, "one!\n");
+	CHECK_EQ(lines, 1);
+	close(a);
+	teardown();
+}
+
 static void bad_clients_are_hung_up(void)
 {
 	static char line[LINE_SERVER_LENGTH + 1];
@@ -256,4 +282,5 @@ static void descriptors_come_along(void)
 }
 
 UNIT_MAIN(TEST(lines_are_answered), TEST(objects_need_no_end), TEST(who_goes_ends_its_command),
-	  TEST(bad_clients_are_hung_up), TEST(descriptors_come_along))
+	  TEST(who_has_gone_wants_nothing), TEST(bad_clients_are_hung_up),
+	  TEST(descriptors_come_along))
