@@ -3,6 +3,8 @@
 
 import contextlib
 import os
+import pathlib
+import re
 import select
 import socket
 import ssl
@@ -387,6 +389,36 @@ def test_silent_connections_are_bounded_and_end():
             s.close()
         wait_until(lambda: rig.a.run("migrate", "--dry-run", SMALL, "b").status == 0, "room again")
         expect(rig.b.log().count("\n") < 200, "strangers fill the log")
+
+
+def test_strangers_do_not_have_the_journals_read():
+    """Who only comes and goes costs the daemon nothing that grows with what it remembers."""
+    with Rig() as rig:
+        rig.a.run("migrate", SMALL, "b").must(0)
+        one, = (rig.b.state / "sessions").glob("*.json")
+        text = one.read_text()
+        for n in range(400):
+            other = f"{n:032x}"
+            one.with_name(f"{other}.json").write_text(text.replace(one.stem, other))
+        size = 401 * len(text)
+        # Of this process without the ended ones.
+        read = pathlib.Path(f"/proc/{rig.b.process.pid}/task/{rig.b.process.pid}/io")
+
+        def read_so_far():
+            return int(re.search(r"rchar: (\d+)", read.read_text())[1])
+
+        wait_until(lambda: read_so_far() > size, "the daemon to look at its journals")
+        before, began = read_so_far(), time.monotonic()
+        for _ in range(60):
+            with half_done(rig, purpose=5, session=bytes(16)) as s:
+                s.sendall(b"x" * 64)
+                s.settimeout(PATIENCE)
+                with contextlib.suppress(ConnectionError):
+                    while s.recv(4096):
+                        pass
+        # It looks by itself each five seconds.
+        looked = (read_so_far() - before) / size
+        expect(looked < 4 + (time.monotonic() - began) / 2, f"60 strangers had the journals read {looked:.0f} times")
 
 
 def test_strangers_learn_nothing():

@@ -297,6 +297,10 @@ void daemon_task_expire(struct daemon *d, uint64_t now_ms)
 
 		if (!t->pid || !t->stranger || now_ms < t->deadline_ms)
 			continue;
+		/* It may have proved who it is while this process slept. */
+		task_ready(d, t);
+		if (!t->stranger)
+			continue;
 		daemon_log_stranger(d, "a host did not say who it is in time");
 		dismiss(t);
 	}
@@ -366,8 +370,10 @@ static void end_task(struct daemon *d, struct task *t)
 	if (!strcmp(t->job, "recover") && (!WIFEXITED(t->status) || WEXITSTATUS(t->status)))
 		daemon_hold(d, t->session, RETRY_MS);
 	json_decref(t->progress);
+	/* Anybody may begin and end as many of the others as he likes, and a scan reads every journal. */
+	if (!t->stranger && !t->dismissed && !is_question(t))
+		d->next_scan_ms = 0;
 	*t = (struct task){.pid = 0, .socket = -1};
-	d->next_scan_ms = 0;
 }
 
 void daemon_task_reap(struct daemon *d)
