@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import threading
 import time
 
-from rig import Rig, expect, wait_until
+from rig import PATIENCE, Rig, expect, wait_until
 
 MIB = 1 << 20
 
@@ -459,6 +460,45 @@ def test_another_server_ends_meanwhile(rig, disk):
         with server_that_ends(rig, says):
             expect(disk("snapshot", "web.qcow2", "six", status=1).err.strip() == f"pagurus: {heard}", str(says))
     was["disk"].must_be("web.four.qcow2")
+    sound(rig, disk)
+
+
+@contextlib.contextmanager
+def stopped(process):
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def is_connected(process):
+    """Whether it has a socket: it then asks a server."""
+    with contextlib.suppress(OSError):
+        return any(os.readlink(link).startswith("socket:") for link in pathlib.Path(f"/proc/{process.pid}/fd").iterdir())
+    return False
+
+
+@with_qemu
+def test_a_server_that_stands_still(rig, disk):
+    """It holds up nobody for ever, and whoever asks it can be stopped."""
+    disk("create", "other.qcow2", "8M")
+    write(rig.dir, "other.qcow2", "write -P 7 0 1M")
+    chain(rig, disk)
+    with Served(rig) as served, stopped(served.process):
+        asked = [rig.a.popen(*words, cwd=rig.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                 for words in (("status",), ("disk", "snapshot", "other.qcow2", "one"), ("disk", "snapshot", "web.qcow2", "four"))]
+        p = rig.a.popen("disk", "snapshot", "other.qcow2", "two", cwd=rig.dir, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: is_connected(p), "the question")
+        p.send_signal(signal.SIGINT)
+        err = p.communicate(timeout=PATIENCE)[1]
+        expect(p.returncode == 5 and "stopped" in err, f"{p.returncode}: {err}")
+        # There is no daemon either; and the last disk is in use.
+        for p, status in zip(asked, (1, 0, 1)):
+            err = p.communicate(timeout=PATIENCE)[1]
+            expect(p.returncode == status and "serve-" in err and "does not answer" in err, f"{p.args}: {p.returncode}: {err}")
+    names = [layer["name"] for layer in disk("list", "--json", "other.qcow2").lines()]
+    expect(names == ["one", "other.qcow2"] and "four" not in tree(disk), f"{names} {list(tree(disk))}")
     sound(rig, disk)
 
 

@@ -49,6 +49,7 @@ static atomic_bool let_go, stop, listening;
 static atomic_uint mirrored;
 static unsigned fails; /* the n-th mirror ends with an error, 1: the first */
 static bool early;     /* mirrors end although nobody has let go */
+static bool mute;      /* of a mirror nothing is said after the first word */
 static struct serving serving[NR];
 
 static char *name_of(char out[128], const char *where, unsigned i)
@@ -105,6 +106,10 @@ static int mirror(struct serving *s, int fd, struct line_client *c, struct pgr_e
 	CHECK_EQ(mirror_open(s->disk, to, &o, &m, err), 0);
 	s->under = m;
 	block_resume(s->disk);
+	if (mute)
+		show(c, &status);
+	while (mute && !atomic_load(&stop))
+		fiber_sleep_until(loop, loop_now_ns() + 1000000);
 	while (!atomic_load(&let_go) && !atomic_load(&stop) && status.phase != MIRROR_FAILED &&
 	       !(early && status.phase == MIRROR_EQUAL)) {
 		mirror_status(m, &status);
@@ -253,7 +258,7 @@ static void setup(struct pair_options *o)
 	atomic_store(&stop, false);
 	atomic_store(&mirrored, 0);
 	fails = notes = 0;
-	early = false;
+	early = mute = false;
 	memset(noted, 0, sizeof(noted));
 	CHECK_EQ(loop_create(&loop, NULL), 0);
 	for (unsigned i = 0; i < NR; i++) {
@@ -443,6 +448,17 @@ static void cancelled_in_each_phase(void)
 	}
 }
 
+/* As one that is stopped, or whose storage does not answer: the move can be given up all the same. */
+static void a_server_that_says_nothing_more(void)
+{
+	struct pair_options o;
+
+	setup(&o);
+	mute = true;
+	o.source_cancel = SESSION_DISKS;
+	run(&o, false, NULL);
+}
+
 static void what_is_there_stays(void)
 {
 	struct pair_options o;
@@ -597,5 +613,5 @@ static void hostile_connections(void)
 
 UNIT_MAIN(TEST(they_come_along), TEST(of_a_guest_that_stands_still), TEST(a_mirror_that_fails),
 	  TEST(a_mirror_that_ends_early), TEST(whatever_fails), TEST(cancelled_in_each_phase),
-	  TEST(what_is_there_stays), TEST(no_room), TEST(removed_by_its_notes),
-	  TEST(hostile_connections))
+	  TEST(a_server_that_says_nothing_more), TEST(what_is_there_stays), TEST(no_room),
+	  TEST(removed_by_its_notes), TEST(hostile_connections))

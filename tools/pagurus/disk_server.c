@@ -3,9 +3,13 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/passed.h"
@@ -17,6 +21,12 @@
 #include "tools/pagurus/units.h"
 
 #define FIRST_MS 2000u
+/* A server says at once whether the disk is its own; one that is stopped, or whose storage does not answer, does not. */
+#define SILENT_MS 20000u
+/* What a mirror that was told to end may have to say. */
+#define LAST_WORD_MS 10000u
+/* So often it is looked whether to stop. */
+#define SLICE_MS 100
 
 struct asking {
 	const json_t *request;
@@ -25,30 +35,57 @@ struct asking {
 	void *ctx;
 	json_t *result;
 	const atomic_bool *stop;
+	unsigned last_word_ms;	     /* so long it is listened to after a stop */
+	bool stopping;		     /* that runs */
 	bool begun;		     /* this server has the disk, and does it */
+	uint64_t until_ms;	     /* when to give this server up, unless it has begun */
+	char silent[PATH_MAX];	     /* the last one that was given up, "" for none */
 	const int *passed;	     /* a descriptor that goes with the request, or NULL */
 	disk_server_fn *on_progress; /* NULL: it is shown */
 };
 
-/* One that has died has left its socket. */
-static int connect_to(const char *folder, const char *name)
-{
-	struct sockaddr_un at;
-	char path[sizeof(at.sun_path) + 1];
-	int fd;
+enum { MORE, LAST, ELSEWHERE };
 
-	if (snprintf(path, sizeof(path), "%s/%s", folder, name) >= (int)sizeof(path) ||
-	    paths_socket(path, &at, NULL))
-		return -1;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&at, sizeof(at))) {
-		close(fd);
-		return -1;
+/* Whether to listen no longer: 0, -ETIMEDOUT without a sentence: it is silent; -ECANCELED with one. */
+static int look_up(struct asking *a, struct pgr_error *err)
+{
+	uint64_t now = units_now_ms();
+
+	if (a->stop && atomic_load(a->stop) && !a->stopping) {
+		a->stopping = true;
+		a->until_ms = now + a->last_word_ms;
 	}
-	return fd;
+	if (now < a->until_ms || (a->begun && !a->stopping))
+		return 0;
+	return a->stopping ? layers_fail_stopped("the disk", err) : -ETIMEDOUT;
 }
 
-enum { MORE, LAST, ELSEWHERE };
+/* The connection, or -errno. One that has died has left its socket; at a full one it is waited for a place. */
+static int connect_to(struct asking *a, const char *path, struct pgr_error *err)
+{
+	const struct timespec pause = {.tv_nsec = SLICE_MS * 1000000l};
+	struct sockaddr_un at;
+	int fd = paths_socket(path, &at, NULL)
+			 ? -1
+			 : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int ret = fd < 0 ? -ENOENT : -EAGAIN;
+
+	while (ret == -EAGAIN) {
+		ret = connect(fd, (struct sockaddr *)&at, sizeof(at)) ? -errno : 0;
+		if (ret != -EAGAIN)
+			break;
+		ret = look_up(a, err);
+		if (ret)
+			break;
+		nanosleep(&pause, NULL);
+		ret = -EAGAIN;
+	}
+	if (!ret && fcntl(fd, F_SETFL, 0))
+		ret = -errno;
+	if (ret && fd >= 0)
+		close(fd);
+	return ret ? ret : fd;
+}
 
 /* One of these, or -errno with a sentence. */
 static int take_answer(struct asking *a, json_t *answer, struct pgr_error *err)
@@ -95,6 +132,7 @@ static int pass(int fd, int passed)
 static int next_answer(struct asking *a, struct line_reader *reader, int fd, json_t **answer,
 		       struct pgr_error *err)
 {
+	struct pollfd p = {.fd = fd, .events = POLLIN};
 	bool bad = false;
 	int ret;
 
@@ -103,8 +141,9 @@ static int next_answer(struct asking *a, struct line_reader *reader, int fd, jso
 		return 0;
 	if (bad)
 		return pgr_fail(err, -EPROTO, "the server of the disk said nonsense");
-	if (a->stop && atomic_load(a->stop))
-		return layers_fail_stopped("the disk", err);
+	ret = look_up(a, err);
+	if (ret || poll(&p, 1, SLICE_MS) <= 0)
+		return ret;
 	ret = line_fill(reader, fd);
 	return ret == -EINTR ? 0 : ret;
 }
@@ -115,7 +154,6 @@ static int listen_to(struct asking *a, int fd, struct pgr_error *err)
 	json_t *answer = NULL;
 	int lost = a->passed ? pass(fd, *a->passed) : 0, ret;
 
-	a->begun = false;
 	if (!lost)
 		lost = line_write(fd, a->request);
 	ret = lost;
@@ -136,6 +174,38 @@ static int listen_to(struct asking *a, int fd, struct pgr_error *err)
 	return ret;
 }
 
+/* Somebody who can look at it should know. */
+static void tell_silent(struct asking *a, const char *path)
+{
+	json_t *silent = json_pack("{ss so}", "type", "silent", "server", message_string(path));
+
+	snprintf(a->silent, sizeof(a->silent), "%s", path);
+	if (silent && a->each)
+		a->each(a->ctx, silent);
+	json_decref(silent);
+}
+
+/* As listen_to(), of the server behind this socket. */
+static int ask_one(struct asking *a, const char *path, struct pgr_error *err)
+{
+	int fd, ret;
+
+	a->begun = false;
+	if (!a->stopping)
+		a->until_ms = units_now_ms() + SILENT_MS;
+	fd = connect_to(a, path, err);
+	if (fd >= 0) {
+		ret = listen_to(a, fd, err);
+		close(fd);
+	} else {
+		ret = fd == -ETIMEDOUT || fd == -ECANCELED ? fd : ELSEWHERE;
+	}
+	if (ret != -ETIMEDOUT || a->begun)
+		return ret;
+	tell_silent(a, path);
+	return ELSEWHERE;
+}
+
 /* Each server, until one has given the last answer; with `all` every one. What the last one came to. */
 static int go_round(struct asking *a, const char *folder, bool all, struct pgr_error *err)
 {
@@ -145,19 +215,23 @@ static int go_round(struct asking *a, const char *folder, bool all, struct pgr_e
 
 	while (d && (all || ret == ELSEWHERE) && (e = readdir(d))) {
 		size_t length = strlen(e->d_name);
-		int fd;
+		char path[PATH_MAX];
 
-		if (length < 5 || strcmp(e->d_name + length - 5, ".sock") != 0)
+		if (length < 5 || strcmp(e->d_name + length - 5, ".sock") != 0 ||
+		    snprintf(path, sizeof(path), "%s/%s", folder, e->d_name) >= (int)sizeof(path))
 			continue;
-		fd = connect_to(folder, e->d_name);
-		if (fd < 0)
-			continue;
-		ret = listen_to(a, fd, err);
-		close(fd);
+		ret = ask_one(a, path, err);
 	}
 	if (d)
 		closedir(d);
 	return ret;
+}
+
+void disk_server_warn(const char *server)
+{
+	fprintf(stderr,
+		"pagurus: the server of disks behind %s does not answer, so it is not known what it has: is its process stopped, or does its storage not answer?\n",
+		server);
 }
 
 int disk_server_ask(const char *folder, json_t *request, bool json, disk_server_fn *each, void *ctx,
@@ -173,6 +247,8 @@ int disk_server_ask(const char *folder, json_t *request, bool json, disk_server_
 	disk_progress_end(&a.progress);
 	json_decref(request);
 	*result = a.result;
+	if (ret == ELSEWHERE && a.silent[0])
+		disk_server_warn(a.silent);
 	return ret == ELSEWHERE ? 0 : ret;
 }
 
@@ -186,16 +262,25 @@ void disk_servers_each(const char *folder, json_t *request, disk_server_fn *each
 	json_decref(request);
 }
 
-int disk_server_mirror(const char *folder, const char *path, int socket, disk_server_fn *progress,
-		       void *ctx, struct pgr_error *err)
+int disk_server_mirror(const char *folder, const char *path, int socket, const atomic_bool *stop,
+		       disk_server_fn *progress, void *ctx, struct pgr_error *err)
 {
 	json_t *request = json_pack("{ss so}", "request", "mirror", "disk", message_string(path));
-	struct asking a = {
-		.request = request, .ctx = ctx, .passed = &socket, .on_progress = progress};
+	struct asking a = {.request = request,
+			   .ctx = ctx,
+			   .passed = &socket,
+			   .on_progress = progress,
+			   .stop = stop,
+			   .last_word_ms = LAST_WORD_MS};
 	int ret = go_round(&a, folder, false, err);
 
 	json_decref(a.result);
 	json_decref(request);
+	if (ret == ELSEWHERE && a.silent[0])
+		return pgr_fail(
+			err, -ETIMEDOUT,
+			"%s: the server of disks behind %s does not answer: is its process stopped, or does its storage not answer?",
+			path, a.silent);
 	if (ret == ELSEWHERE)
 		return pgr_fail(err, -ENOENT, "%s: pagurus-blk does not serve it to a guest", path);
 	return ret == LAST ? 0 : ret;

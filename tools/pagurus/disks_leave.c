@@ -36,6 +36,7 @@ struct leaving {
 struct disks_leave {
 	struct disks_leave_options o;
 	struct leaving leaving[PGR_DISKS_MAX];
+	atomic_bool over;     /* as `ending`: a server that says nothing more is not waited for */
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t changed;
 	bool stopping, ending;
@@ -78,8 +79,12 @@ static void *listen_to_mirror(void *ctx)
 	struct leaving *d = ctx;
 	struct disks_leave *l = d->l;
 	struct pgr_error err = PGR_ERROR_NONE;
-	int rc = disk_server_mirror(l->o.folder, d->disk->path, d->mirror, on_progress, d, &err);
+	int rc = disk_server_mirror(l->o.folder, d->disk->path, d->mirror, &l->over, on_progress, d,
+				    &err);
 
+	/* A server that does not answer may have it yet. */
+	if (rc)
+		shutdown(d->mirror, SHUT_RDWR);
 	close(d->mirror);
 	pthread_mutex_lock(&l->lock);
 	if (!rc && !l->stopping)
@@ -267,6 +272,7 @@ static void leave_end(void *ctx)
 
 	pthread_mutex_lock(&l->lock);
 	l->ending = true;
+	atomic_store(&l->over, true);
 	for (unsigned i = 0; i < l->o.nr; i++)
 		if (l->leaving[i].connected)
 			disk_lane_cut(&l->leaving[i].lane);

@@ -28,12 +28,15 @@ struct listing {
 struct served {
 	uint64_t size;
 	unsigned layers;
+	char silent[256]; /* another one, that said nothing */
 };
 
 static void on_status(void *ctx, const json_t *answer)
 {
 	struct served *s = ctx;
 
+	if (!strcmp(message_text(answer, "type"), "silent"))
+		snprintf(s->silent, sizeof(s->silent), "%s", message_text(answer, "server"));
 	if (strcmp(message_text(answer, "type"), "disk") != 0)
 		return;
 	s->size = message_number(answer, "size");
@@ -49,6 +52,11 @@ static int ask_server(const struct listing *l, struct guest_disk *d, struct pgr_
 		l->folder,
 		json_pack("{ss so}", "request", "status", "disk", message_string(d->path)),
 		on_status, &s);
+	if (!s.size && s.silent[0])
+		return pgr_fail(
+			err, -ETIMEDOUT,
+			"the server of disks behind %s does not answer, and disk %s (%s) may be its: is its process stopped, or does its storage not answer?",
+			s.silent, d->vdev, d->path);
 	if (!s.size)
 		return pgr_fail(
 			err, -EOPNOTSUPP,

@@ -60,6 +60,8 @@ static void add_disk(void *ctx, const json_t *disk)
 {
 	if (!strcmp(message_text(disk, "type"), "disk"))
 		json_array_append_new(ctx, json_deep_copy(disk));
+	else if (!strcmp(message_text(disk, "type"), "silent"))
+		disk_server_warn(message_text(disk, "server"));
 }
 
 /* What the daemon says plus what the journals and the servers of disks say. */
