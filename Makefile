@@ -153,6 +153,8 @@ $(B)/tests/test_move_disks: $(B)/obj/tests/unit/test_move_disks.o $(UNIT_LIB) $(
 # Parts of the server of guests' disks.
 $(B)/tests/test_serve_dial $(B)/tests/test_keeper_relay: $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/obj/tools/blk/control.o $(UNIT_LIB) $(LIB)
 	$(call link)
+$(B)/tests/test_keeper: $(call obj,tests/unit/test_keeper.c $(addprefix tools/blk/,control.c keeper_dial.c keeper_freeze.c keeper_hold.c keeper_relay.c qmp.c)) $(UNIT_LIB) $(LIB)
+	$(call link)
 
 # Part of the engine on Xen that needs none of Xen's libraries.
 $(B)/tests/test_xen_console_log: $(B)/tests/%: $(B)/obj/tests/unit/%.o $(UNIT_LIB) $(XEN_LIB) $(LIB)

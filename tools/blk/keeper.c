@@ -490,18 +490,23 @@ static void on_signal(struct loop_watch *w, uint32_t events)
 	reap(k);
 }
 
-/* Something does not come to its end, storage that does not answer above all. */
+/*
+ * Something does not come to its end, storage that does not answer above all; then a process may outlive even that for as long. The disks stay until the
+ * commands that run have ended.
+ */
 static void on_deadline(struct loop_timer *t)
 {
 	struct keeper *k = (struct keeper *)((char *)t - offsetof(struct keeper, deadline));
 
+	k->gave_up = true;
 	for (struct disk *d = k->disks; d; d = d->next) {
 		keeper_say(d, "its storage does not answer; its process is ended");
 		if (d->pid)
 			kill(d->pid, SIGKILL);
 		/* The guest has lost the disk: nobody goes on where this process was. */
-		process_journal_remove(&d->journal);
+		unlink(d->journal.path);
 		keeper_relay_end(&d->relay);
+		keeper_end_calls(d);
 	}
 	k->status = 1;
 	loop_stop(k->loop);

@@ -97,7 +97,7 @@ int keeper_call(struct disk *d, struct control_message *m, int passed, call_prog
 	struct call c = {.answer = m, .progress = progress, .ctx = ctx};
 	char text[sizeof(m->failure.text)];
 
-	if (!d->pid || !pv_bus_is_open(d->bus)) {
+	if (!d->pid || !pv_bus_is_open(d->bus) || d->keeper->gave_up) {
 		drop_descriptor(passed);
 		return pgr_fail(err, -EAGAIN, "%s: is not open yet; try again",
 				pv_bus_name(d->bus));

@@ -28,6 +28,7 @@ struct keeper {
 	struct disk *disks;
 	unsigned nr_disks; /* ever */
 	bool announced, ending;
+	bool gave_up;			   /* processes are waited for no more */
 	char wish[PGR_DISK_HOLD_WISH_MAX]; /* "": the disks may be used */
 	bool wish_answered;
 	char wish_failed[PGR_DISK_HOLD_SENTENCE_MAX]; /* what went wrong, or "" */
@@ -102,7 +103,7 @@ void keeper_on_answer(struct disk *d, const struct control_message *m);
 typedef void call_progress_fn(void *ctx, const struct control_progress *p);
 int keeper_call(struct disk *d, struct control_message *m, int passed, call_progress_fn *progress,
 		void *ctx, struct pgr_error *err);
-/* The process has gone: no call is answered any more. */
+/* The process has gone, or is waited for no more: no call is answered. */
 void keeper_end_calls(struct disk *d);
 
 /* ---- keeper_dial.c ---- */
