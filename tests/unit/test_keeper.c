@@ -410,4 +410,42 @@ static void given_up_while_commands_wait(void)
 	teardown();
 }
 
-UNIT_MAIN(TEST(given_up_while_commands_wait))
+/* As xl block-detach, and the guest's front end then. */
+static void detach(void)
+{
+	set_node(BACKEND "/online", "0");
+	set_node(BACKEND "/state", "5");
+	set_node(FRONTEND "/state", "6");
+	look();
+	told(CONTROL_DISCONNECT);
+}
+
+/* The process has let go of the guest, is told to end, and closes the disk when that is not held any more. */
+static void detached_in_the_middle_of_a_snapshot(void)
+{
+	struct control_message hold, go_on;
+	int snapshot;
+
+	setup();
+	snapshot = command("{\"request\":\"snapshot\",\"disk\":\"disk.raw\",\"name\":\"one\"}\n");
+	hold = told(CONTROL_LAYER_HOLD);
+	detach();
+	says(CONTROL_DISCONNECTED, 0);
+	told(CONTROL_END);
+	says(CONTROL_DONE, hold.call);
+	go_on = told(CONTROL_LAYER_GO_ON);
+	CHECK(k.disks != NULL);
+	says(CONTROL_DONE, go_on.call);
+	CHECK(strcmp(answer_to(snapshot), "over") != 0);
+	/* Nothing else is said to it any more. */
+	close(snapshot);
+	snapshot = command("{\"request\":\"check\",\"disk\":\"disk.raw\"}\n");
+	CHECK_HAS(answer_to(snapshot), "is not open");
+	close(snapshot);
+	die();
+	CHECK(!k.disks);
+	unlink("disk.one.raw");
+	teardown();
+}
+
+UNIT_MAIN(TEST(given_up_while_commands_wait), TEST(detached_in_the_middle_of_a_snapshot))

@@ -91,13 +91,21 @@ static void drop_descriptor(int fd)
 		close(fd);
 }
 
+/* One that was told to close its disk does so when what is held goes on, and ends: till then it hears that, and only that. */
+static bool hears_calls(const struct disk *d, uint32_t kind)
+{
+	if (!d->pid || d->keeper->gave_up)
+		return false;
+	return pv_bus_is_open(d->bus) || (kind == CONTROL_LAYER_GO_ON && pv_bus_done(d->bus));
+}
+
 int keeper_call(struct disk *d, struct control_message *m, int passed, call_progress_fn *progress,
 		void *ctx, struct pgr_error *err)
 {
 	struct call c = {.answer = m, .progress = progress, .ctx = ctx};
 	char text[sizeof(m->failure.text)];
 
-	if (!d->pid || !pv_bus_is_open(d->bus) || d->keeper->gave_up) {
+	if (!hears_calls(d, m->kind)) {
 		drop_descriptor(passed);
 		return pgr_fail(err, -EAGAIN, "%s: is not open yet; try again",
 				pv_bus_name(d->bus));
