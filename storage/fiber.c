@@ -288,17 +288,37 @@ void wait_for(struct wait *w)
 		loop_turn(w->loop, true);
 }
 
+void wait_queue_enter(struct wait_queue *q, struct waiter *w, struct loop *l)
+{
+	w->next = NULL;
+	wait_begin(&w->wait, l);
+	if (q->last)
+		q->last->next = w;
+	else
+		q->first = w;
+	q->last = w;
+}
+
+void wait_queue_leave(struct wait_queue *q, struct waiter *w)
+{
+	struct waiter **at = &q->first, *before = NULL;
+
+	if (w->wait.over)
+		return;
+	while (*at != w) {
+		before = *at;
+		at = &before->next;
+	}
+	*at = w->next;
+	if (!w->next)
+		q->last = before;
+}
+
 void wait_queue_join(struct wait_queue *q, struct loop *l)
 {
-	struct waiter me = {.next = NULL};
+	struct waiter me;
 
-	wait_begin(&me.wait, l);
-	/* It leaves the queue before this function returns. */
-	if (q->last)
-		q->last->next = &me;
-	else
-		q->first = &me; // cppcheck-suppress autoVariables
-	q->last = &me;		// cppcheck-suppress autoVariables
+	wait_queue_enter(q, &me, l);
 	wait_for(&me.wait);
 }
 

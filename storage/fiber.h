@@ -58,6 +58,10 @@ struct wait_queue {
 
 /* At the end of the queue, until it is this one's turn. */
 void wait_queue_join(struct wait_queue *q, struct loop *l);
+/* The same in steps, for one who may leave before that: wait_for(&w->wait) follows. w must stay where it is. */
+void wait_queue_enter(struct wait_queue *q, struct waiter *w, struct loop *l);
+/* Out of the queue, where it is until it is its turn (w->wait.over): nothing happens then. */
+void wait_queue_leave(struct wait_queue *q, struct waiter *w);
 /* Let the first go on; false: there is none. */
 bool wait_queue_wake(struct wait_queue *q);
 void wait_queue_wake_all(struct wait_queue *q);

@@ -555,6 +555,59 @@ def test_served_and_interrupted(rig, disk):
         sound_when_repaired(rig, disk)
 
 
+def asks(rig, served, request):
+    """A connection to the server's commands, and the first answer: None when there was no place."""
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(PATIENCE)
+    s.connect(str(rig.dir / "run" / f"serve-{served.process.pid}.sock"))
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        s.sendall(json.dumps(request).encode() + b"\n")
+        line = s.makefile().readline()
+        if line:
+            return s, json.loads(line)
+    s.close()
+    return s, None
+
+
+@with_qemu
+def test_who_has_gone_does_not_wait_for_a_merge(rig, disk):
+    """As many as there are places ask for snapshots behind a long merge, and go: the server has room for others at once, and makes none of the snapshots later."""
+    disk("create", "web.qcow2", "128M")
+    disk("snapshot", "web.qcow2", "one")
+    with Served(rig) as served:
+        served.do("write -P 10 0 128M")
+        merge = rig.a.popen("disk", "commit", "--rate", "2M", "web.qcow2", cwd=rig.dir, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda: merge.poll() is not None or list(rig.dir.glob("*.leaving")), "the merge to begin")
+        waiting = []
+        while True:
+            s, answer = asks(rig, served, {"request": "snapshot", "disk": str(rig.dir / "web.qcow2"), "name": f"gone-{len(waiting)}"})
+            if not answer:
+                break
+            expect(answer["type"] == "begun" and len(waiting) < 100, f"{len(waiting)}: {answer}")
+            waiting.append(s)
+        expect(waiting, "nobody waits")
+        # One stays.
+        stays = waiting.pop(len(waiting) // 2)
+        for s in waiting:
+            s.shutdown(socket.SHUT_RDWR)
+            s.close()
+
+        def has_room():
+            s, answer = asks(rig, served, {"request": "status"})
+            s.close()
+            return answer and answer["type"] == "disk"
+        wait_until(has_room, "room for another command")
+        expect(merge.poll() is None, "there was room only when the merge had ended")
+        merge.send_signal(signal.SIGINT)
+        merge.wait()
+        last = disk("snapshot", "--json", "web.qcow2", "last").result()
+        made = sorted(path.name for path in rig.dir.glob("web.gone-*"))
+        expect(last["path"].endswith("web.last.qcow2") and made == [f"web.gone-{len(waiting) // 2}.qcow2"], f"made: {made}")
+        stays.close()
+        served.do("read -P 10 0 128M")
+    qemu(rig.dir, "qemu-img", "check", "web.qcow2")
+
+
 @with_qemu
 def test_killed_at_any_time_of_a_commit(rig, disk):
     """Said again, it is done, and nothing is left of the one before."""

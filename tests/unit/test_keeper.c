@@ -383,6 +383,26 @@ static int command(const char *text)
 	return fd;
 }
 
+static int snapshot_called(const char *name)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text),
+		 "{\"request\":\"snapshot\",\"disk\":\"disk.raw\",\"name\":\"%s\"}\n", name);
+	return command(text);
+}
+
+/* It is made, where the file system can. */
+static void snapshot_goes_on(struct control_message hold, int fd, const char *file)
+{
+	CHECK_HAS(hold.text, file);
+	says(CONTROL_DONE, hold.call);
+	says(CONTROL_DONE, told(CONTROL_LAYER_GO_ON).call);
+	CHECK(strcmp(answer_to(fd), "over") != 0);
+	close(fd);
+	unlink(file);
+}
+
 /* ---- tests ---- */
 
 /* The storage hangs, the guest is gone, and a minute later all is given up, whether the process dies then or not. Two commands wait for it. */
@@ -423,29 +443,87 @@ static void detach(void)
 /* The process has let go of the guest, is told to end, and closes the disk when that is not held any more. */
 static void detached_in_the_middle_of_a_snapshot(void)
 {
-	struct control_message hold, go_on;
-	int snapshot;
+	struct control_message hold;
+	int fd;
 
 	setup();
-	snapshot = command("{\"request\":\"snapshot\",\"disk\":\"disk.raw\",\"name\":\"one\"}\n");
+	fd = snapshot_called("one");
 	hold = told(CONTROL_LAYER_HOLD);
 	detach();
 	says(CONTROL_DISCONNECTED, 0);
 	told(CONTROL_END);
-	says(CONTROL_DONE, hold.call);
-	go_on = told(CONTROL_LAYER_GO_ON);
+	snapshot_goes_on(hold, fd, "disk.one.raw");
 	CHECK(k.disks != NULL);
-	says(CONTROL_DONE, go_on.call);
-	CHECK(strcmp(answer_to(snapshot), "over") != 0);
 	/* Nothing else is said to it any more. */
-	close(snapshot);
-	snapshot = command("{\"request\":\"check\",\"disk\":\"disk.raw\"}\n");
-	CHECK_HAS(answer_to(snapshot), "is not open");
-	close(snapshot);
+	fd = command("{\"request\":\"check\",\"disk\":\"disk.raw\"}\n");
+	CHECK_HAS(answer_to(fd), "is not open");
+	close(fd);
 	die();
 	CHECK(!k.disks);
-	unlink("disk.one.raw");
 	teardown();
 }
 
-UNIT_MAIN(TEST(given_up_while_commands_wait), TEST(detached_in_the_middle_of_a_snapshot))
+/* A connection that is not hung up for want of a place. */
+static bool has_place(int *fd)
+{
+	*fd = client();
+	/* It may have been hung up already. */
+	(void)send(*fd, "{}\n", 3, MSG_NOSIGNAL);
+	if (strcmp(answer_to(*fd), "over") != 0)
+		return true;
+	close(*fd);
+	return false;
+}
+
+/* Behind a merge that takes long: for those who stay their snapshots are made, one after the other, and for nobody else. */
+static void who_has_gone_does_not_wait(void)
+{
+	int fd[LINE_SERVER_CLIENTS], more[LINE_SERVER_CLIENTS];
+	unsigned nr = 0;
+	char name[8];
+
+	setup();
+	fiber_lock(&k.disks->lock, k.loop);
+	for (unsigned i = 0; i < LINE_SERVER_CLIENTS; i++) {
+		snprintf(name, sizeof(name), "n%u", i);
+		fd[i] = snapshot_called(name);
+	}
+	CHECK(!has_place(&more[0]));
+	for (unsigned i = 0; i < LINE_SERVER_CLIENTS; i++)
+		if (i != 3 && i != 7)
+			close(fd[i]);
+	for (; nr < LINE_SERVER_CLIENTS - 2; nr++)
+		TURN_UNTIL(has_place(&more[nr]));
+	CHECK(!has_place(&more[nr]));
+	for (unsigned i = 0; i < nr; i++)
+		close(more[i]);
+	turn();
+	fd[0] = snapshot_called("last");
+	fiber_unlock(&k.disks->lock);
+	snapshot_goes_on(told(CONTROL_LAYER_HOLD), fd[3], "disk.n3.raw");
+	snapshot_goes_on(told(CONTROL_LAYER_HOLD), fd[7], "disk.n7.raw");
+	snapshot_goes_on(told(CONTROL_LAYER_HOLD), fd[0], "disk.last.raw");
+	teardown();
+}
+
+/* It is handed over, and whom it is handed to has gone in the same moment. */
+static void who_has_gone_when_it_is_his_turn(void)
+{
+	struct disk *d;
+	int gone, stays;
+
+	setup();
+	d = k.disks;
+	fiber_lock(&d->lock, k.loop);
+	gone = snapshot_called("gone");
+	stays = snapshot_called("stays");
+	close(gone);
+	turn();
+	fiber_unlock(&d->lock);
+	snapshot_goes_on(told(CONTROL_LAYER_HOLD), stays, "disk.stays.raw");
+	CHECK(!d->lock.held);
+	teardown();
+}
+
+UNIT_MAIN(TEST(given_up_while_commands_wait), TEST(detached_in_the_middle_of_a_snapshot),
+	  TEST(who_has_gone_does_not_wait), TEST(who_has_gone_when_it_is_his_turn))

@@ -25,6 +25,7 @@
 
 #include "common/text.h"
 #include "storage/live_command.h"
+#include "storage/live_lock.h"
 #include "storage/mirror.h"
 #include "tools/blk/keeper_internal.h"
 
@@ -289,7 +290,7 @@ static const struct live_ops remote_ops = {
 struct subjects {
 	struct disk *disk[DISKS_MAX];
 	struct live_disk live[DISKS_MAX];
-	unsigned nr;
+	unsigned nr, locked;
 };
 
 static int add_subject(struct subjects *s, struct disk *d, struct pgr_error *err)
@@ -313,6 +314,29 @@ static int add_subject(struct subjects *s, struct disk *d, struct pgr_error *err
 	return 0;
 }
 
+/* In the order of the list, whoever asks. */
+static int lock_subjects(struct subjects *s, const struct command *c, struct pgr_error *err)
+{
+	int ret = 0;
+
+	while (!ret && s->locked < s->nr) {
+		ret = live_lock(&s->disk[s->locked]->lock, c->keeper->loop, c->client, err);
+		s->locked += !ret;
+	}
+	return ret;
+}
+
+static void drop_subjects(struct subjects *s)
+{
+	for (unsigned i = 0; i < s->nr; i++) {
+		if (i < s->locked)
+			fiber_unlock(&s->disk[i]->lock);
+		s->disk[i]->users--;
+		/* Made by realpath(). */
+		free((char *)s->live[i].path);
+	}
+}
+
 static int on_layers(struct command *c, struct pgr_error *err)
 {
 	struct subjects s = {.nr = 0};
@@ -326,9 +350,8 @@ static int on_layers(struct command *c, struct pgr_error *err)
 	for (struct disk *d = c->keeper->disks; d && !c->disk && !ret; d = d->next)
 		if (!pv_bus_target(d->bus)->read_only && !pv_bus_done(d->bus))
 			ret = add_subject(&s, d, err);
-	/* In the order of the list, whoever asks. */
-	for (unsigned i = 0; i < s.nr; i++)
-		fiber_lock(&s.disk[i]->lock, c->keeper->loop);
+	if (!ret)
+		ret = lock_subjects(&s, c, err);
 	if (!ret && !strcmp(live_text(c->request, "request"), "snapshot"))
 		froze = keeper_freeze(c->keeper, &freeze);
 	if (!ret)
@@ -340,12 +363,7 @@ static int on_layers(struct command *c, struct pgr_error *err)
 	}
 	if (!ret)
 		live_put(c->client, result);
-	for (unsigned i = 0; i < s.nr; i++) {
-		fiber_unlock(&s.disk[i]->lock);
-		s.disk[i]->users--;
-		/* Made by realpath(). */
-		free((char *)s.live[i].path);
-	}
+	drop_subjects(&s);
 	return ret;
 }
 

@@ -21,6 +21,7 @@
 #include "storage/block_qcow2.h"
 #include "storage/fiber.h"
 #include "storage/live_command.h"
+#include "storage/live_lock.h"
 #include "storage/nbd_proto.h"
 #include "storage/nbd_server.h"
 #include "storage/qcow2_bitmaps.h"
@@ -279,7 +280,9 @@ static int run_command(struct serve *s, const json_t *request, struct line_clien
 			       .loop = s->loop,
 			       .ops = &live_local_ops,
 			       .ctx = &s->live[i]};
-	fiber_lock(&s->layers, s->loop);
+	ret = live_lock(&s->layers, s->loop, c, err);
+	if (ret)
+		return ret;
 	s->live[i].disk = s->disks[i];
 	ret = s->mirror ? pgr_fail(err, -EBUSY, "%s: is being mirrored; end that first",
 				   block_info(s->disks[i])->name)
