@@ -153,7 +153,7 @@ $(B)/tests/test_move_disks: $(B)/obj/tests/unit/test_move_disks.o $(UNIT_LIB) $(
 # Parts of the server of guests' disks.
 $(B)/tests/test_serve_dial $(B)/tests/test_keeper_relay: $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/obj/tools/blk/control.o $(UNIT_LIB) $(LIB)
 	$(call link)
-$(B)/tests/test_keeper: $(call obj,tests/unit/test_keeper.c $(addprefix tools/blk/,control.c keeper_dial.c keeper_freeze.c keeper_hold.c keeper_relay.c qmp.c)) $(UNIT_LIB) $(LIB)
+$(B)/tests/test_keeper: $(call obj,tests/unit/test_keeper.c $(addprefix tools/blk/,control.c keeper_dial.c keeper_freeze.c keeper_hold.c keeper_relay.c keeper_store.c qmp.c)) $(UNIT_LIB) $(LIB)
 	$(call link)
 
 # Part of the engine on Xen that needs none of Xen's libraries.

@@ -26,7 +26,10 @@
 
 static struct node {
 	char path[128], value[PV_PATH];
-} nodes[NODES_MAX];
+} nodes[NODES_MAX], before[NODES_MAX];
+static xs_transaction_t begun;
+static void (*disturbed)(
+	void); /* what somebody else does during the next transaction, and nothing had come of it */
 
 static struct node *find_node(const char *path)
 {
@@ -70,6 +73,7 @@ void *xs_read(struct xs_handle *h, xs_transaction_t t, const char *path, unsigne
 	(void)h;
 	(void)t;
 	(void)length;
+	errno = n ? 0 : ENOENT;
 	return n ? strdup(n->value) : NULL;
 }
 
@@ -77,10 +81,34 @@ bool xs_write(struct xs_handle *h, xs_transaction_t t, const char *path, const v
 	      unsigned length)
 {
 	(void)h;
-	(void)t;
 	(void)length;
+	CHECK(t == begun);
 	set_node(path, value);
 	return true;
+}
+
+/* One at a time. Somebody else may write in the midst of it: it is done again then. */
+xs_transaction_t xs_transaction_start(struct xs_handle *h)
+{
+	(void)h;
+	CHECK_EQ(begun, XBT_NULL);
+	memcpy(before, nodes, sizeof(nodes));
+	return begun = 1;
+}
+
+bool xs_transaction_end(struct xs_handle *h, xs_transaction_t t, bool abort)
+{
+	(void)h;
+	CHECK_EQ(t, begun);
+	begun = XBT_NULL;
+	if (abort || disturbed)
+		memcpy(nodes, before, sizeof(nodes));
+	if (!disturbed)
+		return true;
+	disturbed();
+	disturbed = NULL;
+	errno = EAGAIN;
+	return false;
 }
 
 bool xs_rm(struct xs_handle *h, xs_transaction_t t, const char *path)
@@ -271,6 +299,8 @@ static void setup_nodes(void)
 	set_node(BACKEND "/dev", "xvda");
 	set_node(BACKEND "/online", "1");
 	set_node(BACKEND "/state", "1");
+	set_node("/local/domain/7", "");
+	set_node("/local/domain/0/device-model/7", "");
 	set_node(FRONTEND "/state", "3");
 	set_node(FRONTEND "/ring-ref", "8");
 	set_node(FRONTEND "/event-channel", "5");
@@ -525,5 +555,57 @@ static void who_has_gone_when_it_is_his_turn(void)
 	teardown();
 }
 
-UNIT_MAIN(TEST(given_up_while_commands_wait), TEST(detached_in_the_middle_of_a_snapshot),
-	  TEST(who_has_gone_does_not_wait), TEST(who_has_gone_when_it_is_his_turn))
+/* As libxl, which does not wait for more than that the disk is closed. */
+static void remove_backend(void)
+{
+	for (unsigned i = 0; i < NODES_MAX; i++)
+		if (!strncmp(nodes[i].path, BACKEND, strlen(BACKEND)))
+			nodes[i] = (struct node){.path = ""};
+}
+
+static void nothing_is_written_for_a_disk_that_is_removed(void)
+{
+	static void (*const removes[])(void) = {remove_backend, NULL};
+
+	for (unsigned midst = 0; midst < 2; midst++) {
+		setup();
+		k.disks->shown.rd_req = 1;
+		on_show(&k.show);
+		CHECK(find_node(BACKEND "/statistics/rd_req") != NULL);
+		if (!midst)
+			remove_backend();
+		disturbed = removes[!midst];
+		k.disks->shown.rd_req = k.disks->shown.wr_req = 1;
+		on_show(&k.show);
+		k.disks->shown.rd_req = 1;
+		on_show(&k.show);
+		end_all(&k);
+		die();
+		for (unsigned i = 0; i < NODES_MAX; i++)
+			CHECK_MSG(strncmp(nodes[i].path, BACKEND, strlen(BACKEND)) != 0, "%s",
+				  nodes[i].path);
+		teardown();
+	}
+}
+
+/* Another writer in between is no reason to leave it. */
+static void somebody_else_writes(void)
+{
+	set_node(BACKEND "/else", "1");
+}
+
+static void what_is_written_is_written_again(void)
+{
+	setup();
+	k.disks->shown.rd_req = 1;
+	disturbed = somebody_else_writes;
+	on_show(&k.show);
+	CHECK_STR(find_node(BACKEND "/statistics/rd_req")->value, "0");
+	CHECK_STR(find_node(BACKEND "/else")->value, "1");
+	teardown();
+}
+
+UNIT_MAIN(TEST(nothing_is_written_for_a_disk_that_is_removed),
+	  TEST(what_is_written_is_written_again), TEST(given_up_while_commands_wait),
+	  TEST(detached_in_the_middle_of_a_snapshot), TEST(who_has_gone_does_not_wait),
+	  TEST(who_has_gone_when_it_is_his_turn))

@@ -52,13 +52,23 @@ static char *store_read(void *ctx, const char *path)
 	return xs_read(((struct disk *)ctx)->keeper->store, XBT_NULL, path, NULL);
 }
 
+/* Into the disk's node, while it has a front end. */
+static void write_values(struct disk *d, const struct store_value *values, unsigned nr)
+{
+	char there[PV_PATH];
+
+	snprintf(there, sizeof(there), "%s/frontend", pv_bus_backend(d->bus));
+	if (!keeper_store_write(d->keeper, there, values, nr) && errno != ENOENT)
+		fprintf(stderr, "pagurus-blk: %s: cannot be written in xenstore: %s\n",
+			values[0].path, strerror(errno));
+}
+
 static void store_write(void *ctx, const char *path, const char *value)
 {
-	struct disk *d = ctx;
+	struct store_value v = {.value = value};
 
-	if (!xs_write(d->keeper->store, XBT_NULL, path, value, (unsigned)strlen(value)))
-		fprintf(stderr, "pagurus-blk: %s: cannot be written in xenstore: %s\n", path,
-			strerror(errno));
+	snprintf(v.path, sizeof(v.path), "%s", path);
+	write_values(ctx, &v, 1);
 }
 
 static void store_remove(void *ctx, const char *path)
@@ -345,7 +355,8 @@ static void end_all(struct keeper *k)
 
 static void announce(struct keeper *k)
 {
-	char path[64];
+	struct store_value v = {.value = "running"};
+	char there[64];
 
 	for (struct disk *d = k->disks; d; d = d->next) {
 		if (pv_bus_has_failed(d->bus))
@@ -358,8 +369,9 @@ static void announce(struct keeper *k)
 		end_all(k);
 		return;
 	}
-	snprintf(path, sizeof(path), "/local/domain/0/device-model/%u/state", k->domid);
-	xs_write(k->store, XBT_NULL, path, "running", 7);
+	snprintf(there, sizeof(there), "/local/domain/%u", k->domid);
+	snprintf(v.path, sizeof(v.path), "/local/domain/0/device-model/%u/state", k->domid);
+	keeper_store_write(k, there, &v, 1);
 }
 
 /* After anything that may have changed something. */
@@ -514,36 +526,43 @@ static void on_deadline(struct loop_timer *t)
 
 /* ---- figures for the operator ---- */
 
-static void show_one(struct disk *d, const char *name, uint64_t now, uint64_t before)
+static void show_figures(struct disk *d)
 {
-	char path[PV_PATH], value[24];
+	const struct pv_counters now = *pv_journal_peek(d->journal.memory), *was = &d->shown;
+	const struct {
+		const char *name;
+		uint64_t now, was;
+	} figures[] = {
+		{"rd_req", now.rd_req, was->rd_req},	{"wr_req", now.wr_req, was->wr_req},
+		{"f_req", now.f_req, was->f_req},	{"ds_req", now.ds_req, was->ds_req},
+		{"rd_sect", now.rd_sect, was->rd_sect}, {"wr_sect", now.wr_sect, was->wr_sect},
+		{"errors", now.errors, was->errors},	{"restarts", now.restarts, was->restarts},
+	};
+	struct store_value values[sizeof(figures) / sizeof(figures[0])];
+	char text[sizeof(figures) / sizeof(figures[0])][24];
+	unsigned nr = 0;
 
-	if (now == before)
-		return;
-	snprintf(path, sizeof(path), "%s/statistics/%s", pv_bus_backend(d->bus), name);
-	snprintf(value, sizeof(value), "%llu", (unsigned long long)now);
-	store_write(d, path, value);
+	for (unsigned i = 0; i < sizeof(figures) / sizeof(figures[0]); i++) {
+		if (figures[i].now == figures[i].was)
+			continue;
+		snprintf(values[nr].path, sizeof(values[nr].path), "%s/statistics/%s",
+			 pv_bus_backend(d->bus), figures[i].name);
+		snprintf(text[nr], sizeof(text[nr]), "%llu", (unsigned long long)figures[i].now);
+		values[nr].value = text[nr];
+		nr++;
+	}
+	if (nr)
+		write_values(d, values, nr);
+	d->shown = now;
 }
 
 static void on_show(struct loop_timer *t)
 {
 	struct keeper *k = (struct keeper *)((char *)t - offsetof(struct keeper, show));
 
-	for (struct disk *d = k->disks; d; d = d->next) {
-		const struct pv_counters now = *pv_journal_peek(d->journal.memory);
-
-		if (pv_bus_done(d->bus))
-			continue;
-		show_one(d, "rd_req", now.rd_req, d->shown.rd_req);
-		show_one(d, "wr_req", now.wr_req, d->shown.wr_req);
-		show_one(d, "f_req", now.f_req, d->shown.f_req);
-		show_one(d, "ds_req", now.ds_req, d->shown.ds_req);
-		show_one(d, "rd_sect", now.rd_sect, d->shown.rd_sect);
-		show_one(d, "wr_sect", now.wr_sect, d->shown.wr_sect);
-		show_one(d, "errors", now.errors, d->shown.errors);
-		show_one(d, "restarts", now.restarts, d->shown.restarts);
-		d->shown = now;
-	}
+	for (struct disk *d = k->disks; d; d = d->next)
+		if (!pv_bus_done(d->bus))
+			show_figures(d);
 	loop_arm(k->loop, t, loop_now_ns() + SHOW_SECONDS * NS_PER_SECOND);
 }
 

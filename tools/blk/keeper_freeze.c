@@ -36,16 +36,18 @@ static bool is(const char *state, const char *what, const struct freeze *f)
 bool keeper_freeze(struct keeper *k, struct freeze *f)
 {
 	uint64_t end = loop_now_ns() + PATIENCE_NS;
-	char path[96], wish[64], *state = state_of(k);
+	char there[64], wish[64], *state = state_of(k);
+	struct store_value v = {.value = wish};
 	bool frozen = false, over = !state;
 
 	free(state);
 	if (over)
 		return false;
 	snprintf(f->id, sizeof(f->id), "%d-%llu", (int)getpid(), (unsigned long long)loop_now_ns());
-	snprintf(path, sizeof(path), FOLDER, k->domid, "wish");
+	snprintf(there, sizeof(there), "/local/domain/%u", k->domid);
+	snprintf(v.path, sizeof(v.path), FOLDER, k->domid, "wish");
 	snprintf(wish, sizeof(wish), "%s %u", f->id, FROZEN_MS);
-	if (!xs_write(k->store, XBT_NULL, path, wish, (unsigned)strlen(wish)))
+	if (!keeper_store_write(k, there, &v, 1))
 		return false;
 	while (!frozen && !over && loop_now_ns() < end) {
 		fiber_sleep_until(k->loop, loop_now_ns() + LOOK_NS);

@@ -78,14 +78,16 @@ static void show_state(struct keeper *k, const char *format, ...)
 
 static void show_state(struct keeper *k, const char *format, ...)
 {
-	char path[64], value[PGR_DISK_HOLD_WISH_MAX + PGR_DISK_HOLD_SENTENCE_MAX + 16];
+	char value[PGR_DISK_HOLD_WISH_MAX + PGR_DISK_HOLD_SENTENCE_MAX + 16], there[64];
+	struct store_value v = {.value = value};
 	va_list ap;
 
 	va_start(ap, format);
 	vsnprintf(value, sizeof(value), format, ap);
 	va_end(ap);
-	snprintf(path, sizeof(path), PGR_DISK_HOLD_STATE, k->domid);
-	xs_write(k->store, XBT_NULL, path, value, (unsigned)strlen(value));
+	snprintf(there, sizeof(there), PGR_DISK_HOLD_FOLDER, k->domid);
+	snprintf(v.path, sizeof(v.path), PGR_DISK_HOLD_STATE, k->domid);
+	keeper_store_write(k, there, &v, 1);
 }
 
 /* Once nothing is open any more. */

@@ -79,6 +79,20 @@ void keeper_say(const struct disk *d, const char *text);
 /* Our end never waits: a process that does not read loses the message, and is as good as dead. */
 void keeper_tell(struct disk *d, const struct control_message *m);
 
+/* ---- keeper_store.c ---- */
+
+struct store_value {
+	char path[PV_PATH + 64];
+	const char *value;
+};
+
+/*
+ * Write all of them, at once, if the node `there` is there. Whoever removes a guest or a device may be faster, and what is written into a node that was removed
+ * makes it anew, for ever. False with errno; ENOENT: it is gone.
+ */
+bool keeper_store_write(struct keeper *k, const char *there, const struct store_value *values,
+			unsigned nr);
+
 /* ---- keeper_hold.c ---- */
 
 /* There may be a wish, or none any more. */
