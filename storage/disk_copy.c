@@ -12,17 +12,30 @@
 #define COPIERS	  8u
 #define ZERO_MOST (1ull << 30)
 #define NS	  1000000000ull
+#define NAP_NS	  (NS / 10)
 
-/* As long as what was copied is more than the rate allows. */
-static void keep_to_rate(struct disk_copy *c)
+/* Why there is nothing more to copy: somebody says so, or another copier failed. */
+static int is_over(const struct disk_copy *c, struct pgr_error *err)
 {
-	uint64_t due;
+	if (c->err.code || (c->stop && atomic_load(c->stop)))
+		return pgr_fail(err, -ECANCELED, "stopped");
+	return 0;
+}
+
+/* As long as what was copied is more than the rate allows. A slow one's turn may be far off, and the end of a disk does not wait for it. */
+static int keep_to_rate(struct disk_copy *c, struct pgr_error *err)
+{
+	uint64_t due, now;
+	int ret = is_over(c, err);
 
 	if (!c->rate)
-		return;
+		return ret;
 	due = c->began_ns + c->copied / c->rate * NS + c->copied % c->rate * NS / c->rate;
-	if (due > loop_now_ns())
-		fiber_sleep_until(c->from->loop, due);
+	while (!ret && (now = loop_now_ns()) < due) {
+		fiber_sleep_until(c->from->loop, due - now < NAP_NS ? due : now + NAP_NS);
+		ret = is_over(c, err);
+	}
+	return ret;
 }
 
 /* The next part that there is something to do for: *length 0 when there is none. One copier at a time looks for it. */
@@ -67,8 +80,9 @@ static int copy_part(struct disk_copy *c, uint64_t at, const struct block_extent
 	if (e->flags & BLOCK_EXTENT_ZERO)
 		return block_zero(c->to, at, e->length, BLOCK_UNMAP, err);
 	c->copied += e->length;
-	keep_to_rate(c);
-	ret = block_read(c->from, at, buffer, e->length, err);
+	ret = keep_to_rate(c, err);
+	if (!ret)
+		ret = block_read(c->from, at, buffer, e->length, err);
 	if (ret)
 		return ret;
 	if (block_is_zero(buffer, e->length))
@@ -84,12 +98,13 @@ static void copier(void *ctx)
 	struct pgr_error err = PGR_ERROR_NONE;
 	int ret = buffer ? 0 : pgr_fail(&err, -ENOMEM, "no memory for a buffer");
 
-	while (!ret && !c->err.code) {
-		struct block_extent e;
+	while (!ret) {
+		struct block_extent e = {.length = 0};
 		uint64_t at = 0;
 
-		ret = c->stop && atomic_load(c->stop) ? pgr_fail(&err, -ECANCELED, "stopped")
-						      : find_part(c, &at, &e, &err);
+		ret = is_over(c, &err);
+		if (!ret)
+			ret = find_part(c, &at, &e, &err);
 		if (ret || !e.length)
 			break;
 		ret = copy_part(c, at, &e, buffer, &err);
