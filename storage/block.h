@@ -92,6 +92,8 @@ struct block_options {
 	/* Of disks on NBD servers (block_nbd.h). */
 	const char *identity; /* folder of this host's key and certificates; NULL: libnbd's own */
 	unsigned patience_ms; /* how long requests wait for a lost connection; 0: a minute */
+	/* block_open_nbd_socket(): it is lost when something is asked and nothing moves for so long; 0: never. */
+	unsigned silence_ms;
 	const struct block_dial
 		*dial; /* it stays the caller's while the disk is open; NULL: by itself */
 };

@@ -108,7 +108,7 @@ static int call_once(struct block_nbd *n, struct call *c, bool *lost, struct pgr
 
 	wait_begin(&c->wait, n->b.loop);
 	c->error = 0;
-	k->in_flight++;
+	nbd_link_begun(k);
 	if (issue(k->h, c) < 0) {
 		ret = nbd_link_fail(k, what[c->kind], err);
 		nbd_link_step(k);
@@ -447,16 +447,17 @@ static int open_at(struct loop *l, const char *uri, const char *name, int socket
 	nbd_keep_init(&n->keep);
 	n->uri = strdup(uri);
 	n->identity = o->identity ? strdup(o->identity) : NULL;
-	n->link = (struct nbd_link){.loop = l,
-				    .name = n->b.info.name,
-				    .uri = n->uri,
-				    .identity = n->identity,
-				    .socket = socket,
-				    .patience_ns = UINT64_C(1000000) *
-						   (o->patience_ms ? o->patience_ms : PATIENCE_MS),
-				    .dial = o->dial,
-				    .to_write = !o->read_only,
-				    .restore = restore};
+	n->link = (struct nbd_link){
+		.loop = l,
+		.name = n->b.info.name,
+		.uri = n->uri,
+		.identity = n->identity,
+		.socket = socket,
+		.patience_ns = UINT64_C(1000000) * (o->patience_ms ? o->patience_ms : PATIENCE_MS),
+		.silence_ns = socket < 0 ? 0 : UINT64_C(1000000) * o->silence_ms,
+		.dial = o->dial,
+		.to_write = !o->read_only,
+		.restore = restore};
 	if (n->uri && (n->identity || !o->identity))
 		ret = nbd_link_open(&n->link, err);
 	else

@@ -39,7 +39,8 @@ int block_open_nbd(struct loop *l, const char *uri, const struct block_options *
 
 /*
  * The same over a socket that somebody has connected to the server, without TLS; the disk is the server's default one, `name` is for messages. The socket
- * becomes the block's, also on failure. When it is lost every request fails with -ESTALE: for what is done once, a mirror.
+ * becomes the block's, also on failure. When it is lost every request fails with -ESTALE: for what is done once, a mirror. Only here may silence be the end
+ * (options.silence_ms): a server that is slow may do later what it was asked, which on a second connection would undo what came after it.
  */
 int block_open_nbd_socket(struct loop *l, int socket, const char *name,
 			  const struct block_options *o, struct block **out, struct pgr_error *err);

@@ -20,6 +20,7 @@
 #define GOODBYE_NS	 (2000 * NS_PER_MS)
 #define FIRST_PAUSE_NS	 (50 * NS_PER_MS)
 #define LONGEST_PAUSE_NS (10000 * NS_PER_MS)
+#define SILENT_LOOKS	 8u
 
 int nbd_link_fail(const struct nbd_link *k, const char *what, struct pgr_error *err)
 {
@@ -71,6 +72,7 @@ static void on_ready(struct loop_watch *w, uint32_t events)
 	unsigned direction = nbd_aio_get_direction(k->h);
 	int ret = 0;
 
+	k->looks = 0;
 	if (events & ~(uint32_t)EPOLLOUT && direction & LIBNBD_AIO_DIRECTION_READ)
 		ret = nbd_aio_notify_read(k->h);
 	else if (direction & LIBNBD_AIO_DIRECTION_WRITE)
@@ -174,6 +176,33 @@ void nbd_link_cut(struct nbd_link *k)
 	/* libnbd reads the end then, and gives back what is under way. */
 	if (fd >= 0)
 		shutdown(fd, SHUT_RDWR);
+}
+
+/* ---- one that is there and says nothing ---- */
+
+/* Bytes count, and not only answers: a slow connection is not a silent one. And looks, not the clock: this process may have stood still itself. */
+static void on_look(struct loop_timer *t)
+{
+	struct nbd_link *k = (struct nbd_link *)((char *)t - offsetof(struct nbd_link, look));
+
+	if (!k->in_flight)
+		return;
+	if (++k->looks <= SILENT_LOOKS) {
+		loop_arm(k->loop, &k->look, loop_now_ns() + k->silence_ns / SILENT_LOOKS);
+		return;
+	}
+	k->silent = true;
+	nbd_link_cut(k);
+}
+
+void nbd_link_begun(struct nbd_link *k)
+{
+	if (k->in_flight++ == 0)
+		k->looks = 0;
+	if (!k->silence_ns || k->look.link)
+		return;
+	k->look.fire = on_look;
+	loop_arm(k->loop, &k->look, loop_now_ns());
 }
 
 /* ---- connecting ---- */
@@ -300,6 +329,11 @@ static int connect_once(struct nbd_link *k, struct pgr_error *err)
 	bool dialled = k->dial && (k->known || k->dial->first);
 	int ret;
 
+	if (k->socket_taken && k->silent)
+		return pgr_fail(
+			err, -ESTALE,
+			"%s: nothing was answered for %llu s, so it was given up; look at the storage there",
+			k->name, (unsigned long long)(k->silence_ns / NS_PER_MS / 1000));
 	if (k->socket_taken)
 		return pgr_fail(err, -ESTALE, "%s: the connection was lost", k->name);
 	ret = dialled ? 0 : nbd_tls_folder_make(&tls, k->uri, k->identity, err);
@@ -429,6 +463,7 @@ void nbd_link_close(struct nbd_link *k)
 
 	k->closing = true;
 	loop_disarm(k->loop, &k->retry);
+	loop_disarm(k->loop, &k->look);
 	progressed(k);
 	while (k->keeping)
 		wait_queue_join(&k->waiting, k->loop);

@@ -20,6 +20,7 @@ struct nbd_link {
 	const char *uri;      /* this and the next are the owner's */
 	const char *identity; /* or NULL */
 	uint64_t patience_ns;
+	uint64_t silence_ns; /* 0: it may be silent for ever */
 	int socket; /* connected to the server already; once it is lost there is no other. -1: connect to the uri */
 	bool socket_taken;	       /* by libnbd, which closes it */
 	const struct block_dial *dial; /* connects it; NULL: libnbd does */
@@ -44,6 +45,9 @@ struct nbd_link {
 	bool keeping, closing;
 	uint64_t lost_ns;
 	unsigned in_flight;	   /* calls that libnbd has */
+	struct loop_timer look;	   /* whether something moves; armed while there are such calls */
+	unsigned looks;		   /* since something did */
+	bool silent;		   /* it was cut because nothing did */
 	struct wait_queue waiting; /* for a change of these */
 };
 
@@ -55,7 +59,9 @@ int nbd_link_await(struct nbd_link *k, struct pgr_error *err);
 void nbd_link_step(struct nbd_link *k);
 /* End a connection that is no good any more; what is under way fails. */
 void nbd_link_cut(struct nbd_link *k);
-/* One call less that libnbd has. */
+/* One call more that libnbd is going to have. */
+void nbd_link_begun(struct nbd_link *k);
+/* One call less. */
 void nbd_link_landed(struct nbd_link *k);
 /* Say goodbye and free what is here. Nothing is under way. Waiting. */
 void nbd_link_close(struct nbd_link *k);

@@ -8,6 +8,8 @@
 
 #define LOOK_NS	     200000000ull
 #define LOOKS_A_READ 5
+/* As of a session's connections: the disk's is alive while the storage behind it need not be. */
+#define SILENCE_MS 20000u
 
 /* ---- the guest waits while the block under it is another ---- */
 
@@ -157,7 +159,8 @@ static int run(struct pv_mirror *m, int socket,
 {
 	struct block *destination = NULL, *mirror;
 	struct pgr_error lost = PGR_ERROR_NONE;
-	int ret = block_open_nbd_socket(m->loop, socket, "the disk at the other host", NULL,
+	const struct block_options o = {.silence_ms = m->silence_ms ? m->silence_ms : SILENCE_MS};
+	int ret = block_open_nbd_socket(m->loop, socket, "the disk at the other host", &o,
 					&destination, err);
 
 	if (!ret)

@@ -8,7 +8,8 @@
  * It ends, and the disk is over its own storage alone again:
  *
  *   finished   the disk was let go of for good (pv_mirror_end(FINISH)): when both are equal, and the destination is flushed
- *   failed     the destination or the connection to it did. The guest goes on, and has lost nothing but time
+ *   failed     the destination or the connection to it did, or nothing was answered there for silence_ms: the guest's writes, which wait for both,
+ *              are done here then. The guest goes on, and has lost nothing but time
  *   cancelled  pv_mirror_end(CANCEL)
  *
  * The one that serves the disk tells of what happens to it: released() of its struct pv_disk_user goes through pv_mirror_released() first, and
@@ -28,7 +29,8 @@ enum pv_mirror_end { PV_MIRROR_GO_ON, PV_MIRROR_FINISH, PV_MIRROR_CANCEL };
 struct pv_mirror {
 	struct loop *loop;
 	struct pv_disk *disk;
-	struct block *source; /* what the disk is served from; these three are the owner's to set */
+	struct block *source; /* what the disk is served from; these four are the owner's to set */
+	unsigned silence_ms;  /* the other side may answer nothing for so long; 0: 20000 */
 	bool running;	      /* there is a run() */
 	enum pv_mirror_end end;
 	bool holding, leaving;
@@ -49,7 +51,7 @@ int pv_mirror_run(struct pv_mirror *m, int socket,
 bool pv_mirror_released(struct pv_mirror *m);
 /* The disk is about to be released for good. */
 void pv_mirror_leave(struct pv_mirror *m);
-/* FINISH: after released(). CANCEL: at any time. run() ends soon after; without one nothing happens. */
+/* FINISH: after released(). CANCEL: at any time. run() ends soon after, with a silent other side when that is given up; without one nothing happens. */
 void pv_mirror_end(struct pv_mirror *m, enum pv_mirror_end how);
 
 #endif

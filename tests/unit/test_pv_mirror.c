@@ -14,6 +14,7 @@
 
 #include <xen/io/blkif.h>
 
+#include "storage/block_driver.h"
 #include "storage/fiber.h"
 #include "storage/nbd_server.h"
 #include "storage/pv_mirror.h"
@@ -24,6 +25,8 @@
 #define SIZE	  (6u << 20)
 #define DATA_PAGE 100u
 #define TURNS_MAX 2000000u
+#define BORED_NS  UINT64_C(60000000000)
+#define LOOK_NS	  UINT64_C(20000000)
 
 static struct loop *loop;
 static struct tape *from, *to;
@@ -44,6 +47,9 @@ static bool over;  /* run() came back */
 static int result;
 static enum mirror_phase phase;
 static uint64_t requests;
+static bool hanging; /* the destination: it takes requests and answers none */
+static struct wait_queue hung;
+static struct block_ops real_ops, hanging_ops;
 
 static void on_broken(void *ctx, const char *why)
 {
@@ -78,6 +84,48 @@ static const struct pv_disk_user user = {.broken = on_broken,
 					 .say = on_say,
 					 .disconnected = on_disconnected,
 					 .released = on_released};
+
+static void hang(const struct block *b)
+{
+	if (hanging)
+		wait_queue_join(&hung, b->loop);
+}
+
+static int hanging_read(struct block *b, uint64_t offset, uint64_t length, struct block_data data,
+			struct pgr_error *error)
+{
+	hang(b);
+	return real_ops.read(b, offset, length, data, error);
+}
+
+static int hanging_write(struct block *b, uint64_t offset, uint64_t length, struct block_data data,
+			 uint32_t flags, struct pgr_error *error)
+{
+	hang(b);
+	return real_ops.write(b, offset, length, data, flags, error);
+}
+
+static int hanging_flush(struct block *b, struct pgr_error *error)
+{
+	hang(b);
+	return real_ops.flush(b, error);
+}
+
+static void let_it_hang(void)
+{
+	real_ops = hanging_ops = *destination->ops;
+	hanging_ops.read = hanging_read;
+	hanging_ops.write = hanging_write;
+	hanging_ops.flush = hanging_flush;
+	destination->ops = &hanging_ops;
+	hanging = true;
+}
+
+static void let_it_go_on(void)
+{
+	hanging = false;
+	wait_queue_wake_all(&hung);
+}
 
 static void setup(uint64_t destination_size)
 {
@@ -119,15 +167,32 @@ static void turns(unsigned n)
 		loop_turn(loop, false);
 }
 
-/* One write of the guest, and its answer. */
-static void guest_writes(void)
+static void look_again(struct loop_timer *t)
+{
+	loop_arm(loop, t, loop_now_ns() + LOOK_NS);
+}
+
+/* However long it takes, within reason. */
+static bool comes(bool (*it)(void))
+{
+	struct loop_timer look = {.fire = look_again};
+	uint64_t bored = loop_now_ns() + BORED_NS;
+	bool came;
+
+	look_again(&look);
+	while (!(came = it()) && loop_now_ns() < bored)
+		loop_turn(loop, true);
+	loop_disarm(loop, &look);
+	return came;
+}
+
+/* One write of the guest. */
+static void guest_asks(void)
 {
 	const struct fake_segment s[] = {{FAKE_REF(DATA_PAGE), 0, 7},
 					 {FAKE_REF(DATA_PAGE + 1), 0, 7}};
 	uint64_t sector = unit_below(&state, SIZE / 512 - 16);
 	uint8_t raw[PV_RING_RAW];
-	struct pv_answer a;
-	unsigned i;
 
 	unit_fill_random(&state, fake_page(guest, DATA_PAGE), 2 * PV_PAGE);
 	memcpy(expected + sector * 512, fake_page(guest, DATA_PAGE), 2 * PV_PAGE);
@@ -135,6 +200,15 @@ static void guest_writes(void)
 	fake_front_put(&front, raw);
 	if (fake_front_push(&front))
 		pv_disk_event(disk, FAKE_PORT(0) + 100);
+}
+
+/* And its answer. */
+static void guest_writes(void)
+{
+	struct pv_answer a;
+	unsigned i;
+
+	guest_asks();
 	for (i = 0; i < TURNS_MAX && !fake_front_get(&front, &a); i++)
 		loop_turn(loop, false);
 	CHECK_MSG(i < TURNS_MAX, "request %llu has no answer", (unsigned long long)requests);
@@ -467,7 +541,107 @@ static void a_peer_that_does_not_answer(void)
 	teardown();
 }
 
+static struct pv_answer answer;
+
+static bool is_answered(void)
+{
+	return fake_front_get(&front, &answer);
+}
+
+static bool is_over(void)
+{
+	return over;
+}
+
+static bool is_let_go(void)
+{
+	return over && released;
+}
+
+static void begin_and_hang(enum mirror_phase when)
+{
+	setup(SIZE);
+	mirror.silence_ms = 400;
+	if (when == MIRROR_COPY)
+		let_it_hang();
+	begin();
+	if (when == MIRROR_COPY)
+		turns(1000);
+	else
+		reach(when);
+	if (when != MIRROR_COPY)
+		let_it_hang();
+	CHECK(!over);
+}
+
+static void end_hanging(void)
+{
+	CHECK_MSG(result < 0, "it was finished");
+	check_source();
+	let_it_go_on();
+	turns(1000);
+	teardown();
+}
+
+/* The storage at the other host: the connection is as good as ever. The guest does not wait for it for ever. */
+static void the_other_storage_hangs(void)
+{
+	static const enum mirror_phase when[] = {MIRROR_COPY, MIRROR_EQUAL};
+
+	for (unsigned i = 0; i < 2; i++) {
+		begin_and_hang(when[i]);
+		guest_asks();
+		CHECK_MSG(comes(is_answered), "the guest's write in phase %u has no answer",
+			  when[i]);
+		CHECK_EQ(answer.id, requests);
+		CHECK_EQ(answer.status, BLKIF_RSP_OKAY);
+		CHECK_MSG(comes(is_over), "the mirror does not end");
+		CHECK_EQ(result, -ESTALE);
+		CHECK_HAS(err.text, "look at the storage there");
+		for (unsigned n = 0; n < 20; n++)
+			guest_writes();
+		CHECK_EQ(released, 0);
+		end_hanging();
+	}
+}
+
+/* Nobody writes. */
+static void the_other_storage_hangs_unnoticed(void)
+{
+	begin_and_hang(MIRROR_EQUAL);
+	CHECK_MSG(comes(is_over), "the mirror does not end");
+	CHECK_HAS(err.text, "look at the storage there");
+	end_hanging();
+}
+
+static void let_go_of_while_the_other_storage_hangs(void)
+{
+	begin_and_hang(MIRROR_EQUAL);
+	guest_asks();
+	turns(100);
+	pv_mirror_leave(&mirror);
+	pv_disk_release(disk);
+	CHECK_MSG(comes(is_let_go), "released %u times, the mirror is %s", released,
+		  over ? "over" : "not over");
+	end_hanging();
+}
+
+static void cancelled_while_the_other_storage_hangs(void)
+{
+	begin_and_hang(MIRROR_EQUAL);
+	guest_asks();
+	turns(100);
+	pv_mirror_end(&mirror, PV_MIRROR_CANCEL);
+	CHECK_MSG(comes(is_over), "the mirror does not end");
+	CHECK_MSG(comes(is_answered), "the guest's write has no answer");
+	CHECK_EQ(answer.status, BLKIF_RSP_OKAY);
+	end_hanging();
+}
+
 UNIT_MAIN(TEST(finished_while_the_guest_writes), TEST(somebody_else_has_the_socket_too),
 	  TEST(zeros_are_not_sent), TEST(a_cut_leaves_the_guest_alone), TEST(the_destination_fails),
 	  TEST(too_small), TEST(one_at_a_time), TEST(at_every_moment),
-	  TEST(cancelled_at_the_guests_end), TEST(a_peer_that_does_not_answer))
+	  TEST(cancelled_at_the_guests_end), TEST(a_peer_that_does_not_answer),
+	  TEST(the_other_storage_hangs), TEST(the_other_storage_hangs_unnoticed),
+	  TEST(let_go_of_while_the_other_storage_hangs),
+	  TEST(cancelled_while_the_other_storage_hangs))
