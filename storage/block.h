@@ -50,6 +50,7 @@
 #ifndef PAGURUS_BLOCK_H
 #define PAGURUS_BLOCK_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -94,6 +95,8 @@ struct block_options {
 	unsigned patience_ms; /* how long requests wait for a lost connection; 0: a minute */
 	/* block_open_nbd_socket(): it is lost when something is asked and nothing moves for so long; 0: never. */
 	unsigned silence_ms;
+	/* NULL, or it becomes true: everything asked of the server, and connecting to it, fails with -ECANCELED soon after, until the end. */
+	const atomic_bool *stop;
 	const struct block_dial
 		*dial; /* it stays the caller's while the disk is open; NULL: by itself */
 };

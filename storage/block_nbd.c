@@ -455,6 +455,7 @@ static int open_at(struct loop *l, const char *uri, const char *name, int socket
 		.socket = socket,
 		.patience_ns = UINT64_C(1000000) * (o->patience_ms ? o->patience_ms : PATIENCE_MS),
 		.silence_ns = socket < 0 ? 0 : UINT64_C(1000000) * o->silence_ms,
+		.stop = o->stop,
 		.dial = o->dial,
 		.to_write = !o->read_only,
 		.restore = restore};

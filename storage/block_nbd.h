@@ -22,6 +22,8 @@
  *     hides from both ends that the connection is gone, and a request waits in the server's buffer for longer than the connection takes to be given up, the
  *     protocol has no means against it. For disks that are written use networks where that cannot be, or the server's own host.
  *
+ * A server that is there and does not answer is waited for, for as long as that lasts; options.stop is for who can wait no longer.
+ *
  * When the server that comes back has another size or cannot be written any more, it is another disk: every request fails with -ESTALE.
  */
 #ifndef PAGURUS_BLOCK_NBD_H

@@ -21,6 +21,7 @@
 #define FIRST_PAUSE_NS	 (50 * NS_PER_MS)
 #define LONGEST_PAUSE_NS (10000 * NS_PER_MS)
 #define SILENT_LOOKS	 8u
+#define ASK_NS		 (100 * NS_PER_MS)
 
 int nbd_link_fail(const struct nbd_link *k, const char *what, struct pgr_error *err)
 {
@@ -205,6 +206,29 @@ void nbd_link_begun(struct nbd_link *k)
 	loop_arm(k->loop, &k->look, loop_now_ns());
 }
 
+/* ---- one that nobody wants any more ---- */
+
+static void on_ask(struct loop_timer *t)
+{
+	struct nbd_link *k = (struct nbd_link *)((char *)t - offsetof(struct nbd_link, ask));
+
+	if (!atomic_load(k->stop)) {
+		loop_arm(k->loop, &k->ask, loop_now_ns() + ASK_NS);
+		return;
+	}
+	k->stopped = true;
+	/* One that is not there yet may be another thread's; whoever waits for it looks. */
+	if (k->connected)
+		nbd_link_cut(k);
+	progressed(k);
+	wait_queue_wake_all(&k->waiting);
+}
+
+static int say_stopped(const struct nbd_link *k, struct pgr_error *err)
+{
+	return pgr_fail(err, -ECANCELED, "%s: stopped", k->name);
+}
+
 /* ---- connecting ---- */
 
 struct connecting {
@@ -277,6 +301,8 @@ static int shake_hands(struct nbd_link *k, struct pgr_error *err)
 			nbd_link_step(k);
 			*err = k->why;
 			ret = err->code;
+		} else if (k->stopped) {
+			ret = say_stopped(k, err);
 		} else if (!wait_progress(k, deadline) || k->closing) {
 			ret = pgr_fail(err, -ETIMEDOUT, "%s: the server does not answer", k->name);
 		}
@@ -329,6 +355,8 @@ static int connect_once(struct nbd_link *k, struct pgr_error *err)
 	bool dialled = k->dial && (k->known || k->dial->first);
 	int ret;
 
+	if (k->stopped)
+		return say_stopped(k, err);
 	if (k->socket_taken && k->silent)
 		return pgr_fail(
 			err, -ESTALE,
@@ -362,8 +390,12 @@ static int connect_once(struct nbd_link *k, struct pgr_error *err)
 int nbd_link_open(struct nbd_link *k, struct pgr_error *err)
 {
 	struct pgr_error own = PGR_ERROR_NONE;
-	int ret = connect_once(k, &own);
+	int ret;
 
+	k->ask.fire = on_ask;
+	if (k->stop)
+		loop_arm(k->loop, &k->ask, loop_now_ns());
+	ret = connect_once(k, &own);
 	if (ret && err)
 		*err = own;
 	k->up = !ret;
@@ -373,6 +405,8 @@ int nbd_link_open(struct nbd_link *k, struct pgr_error *err)
 /* What requests get that wait no longer. */
 static int refuse(const struct nbd_link *k, struct pgr_error *err)
 {
+	if (k->stopped)
+		return say_stopped(k, err);
 	if (k->broken)
 		return pgr_fail(err, -ESTALE, "%s", k->why.text);
 	return pgr_fail(
@@ -384,7 +418,7 @@ static int refuse(const struct nbd_link *k, struct pgr_error *err)
 int nbd_link_await(struct nbd_link *k, struct pgr_error *err)
 {
 	while (!k->up) {
-		if (k->given_up || k->broken || k->closing)
+		if (k->given_up || k->broken || k->stopped || k->closing)
 			return refuse(k, err);
 		wait_queue_join(&k->waiting, k->loop);
 	}
@@ -429,14 +463,14 @@ static void keep(void *ctx)
 	uint64_t pause = FIRST_PAUSE_NS;
 	int ret = try_again(k);
 
-	while (ret && ret != -ESTALE && !k->closing) {
+	while (ret && ret != -ESTALE && !k->stopped && !k->closing) {
 		if (loop_now_ns() - k->lost_ns > k->patience_ns) {
 			k->given_up = true;
 			wait_queue_wake_all(&k->waiting);
 		}
 		wait_progress(k, loop_now_ns() + pause);
 		pause = pause * 2 < LONGEST_PAUSE_NS ? pause * 2 : LONGEST_PAUSE_NS;
-		if (!k->closing)
+		if (!k->stopped && !k->closing)
 			ret = try_again(k);
 	}
 	k->up = !ret;
@@ -464,6 +498,7 @@ void nbd_link_close(struct nbd_link *k)
 	k->closing = true;
 	loop_disarm(k->loop, &k->retry);
 	loop_disarm(k->loop, &k->look);
+	loop_disarm(k->loop, &k->ask);
 	progressed(k);
 	while (k->keeping)
 		wait_queue_join(&k->waiting, k->loop);

@@ -20,7 +20,8 @@ struct nbd_link {
 	const char *uri;      /* this and the next are the owner's */
 	const char *identity; /* or NULL */
 	uint64_t patience_ns;
-	uint64_t silence_ns; /* 0: it may be silent for ever */
+	uint64_t silence_ns;	 /* 0: it may be silent for ever */
+	const atomic_bool *stop; /* NULL, or as block_options.stop */
 	int socket; /* connected to the server already; once it is lost there is no other. -1: connect to the uri */
 	bool socket_taken;	       /* by libnbd, which closes it */
 	const struct block_dial *dial; /* connects it; NULL: libnbd does */
@@ -44,16 +45,18 @@ struct nbd_link {
 	struct loop_timer retry; /* starts the keeper */
 	bool keeping, closing;
 	uint64_t lost_ns;
-	unsigned in_flight;	   /* calls that libnbd has */
-	struct loop_timer look;	   /* whether something moves; armed while there are such calls */
-	unsigned looks;		   /* since something did */
-	bool silent;		   /* it was cut because nothing did */
+	unsigned in_flight;	/* calls that libnbd has */
+	struct loop_timer look; /* whether something moves; armed while there are such calls */
+	unsigned looks;		/* since something did */
+	bool silent;		/* it was cut because nothing did */
+	struct loop_timer ask;	/* for `stop` */
+	bool stopped;
 	struct wait_queue waiting; /* for a change of these */
 };
 
 /* The first connection. Waiting. On failure nothing is left. */
 int nbd_link_open(struct nbd_link *k, struct pgr_error *err);
-/* Until it is up, or an error: given up, broken. Waiting. */
+/* Until it is up, or an error: given up, broken, stopped. Waiting. */
 int nbd_link_await(struct nbd_link *k, struct pgr_error *err);
 /* After every call of libnbd that may have moved it on: watches its socket for what it wants now, and sees when it is lost. */
 void nbd_link_step(struct nbd_link *k);

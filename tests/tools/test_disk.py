@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """pagurus disk: what it says of images that qemu-img made, and what it leaves behind."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import shutil
 import signal
 import subprocess
 
-from rig import Rig, expect, free_port, wait_until
+from rig import PATIENCE, Failure, Rig, expect, free_port, wait_until
 
 MIB = 1 << 20
 
@@ -89,6 +90,72 @@ def test_convert_interrupted(rig):
     _, err = p.communicate()
     expect(p.returncode == 5 and "nothing was made" in err, f"{p.returncode}: {err}")
     expect(not partial.exists() and not (rig.dir / "copy.raw").exists(), "something is left")
+
+
+class Server:
+    """`pagurus disk serve`, which can be made to stand still: its kernel goes on taking connections and bytes."""
+
+    def __init__(self, rig, disk):
+        self.disk = disk
+        self.process = rig.a.popen("disk", "serve", "--listen", f"127.0.0.1:{free_port()}", disk, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.uri = self.process.stdout.readline().strip()
+        expect(self.uri.startswith("nbd://"), f"it says {self.uri!r}")
+
+    def stand_still(self):
+        self.process.send_signal(signal.SIGSTOP)
+        stat = pathlib.Path(f"/proc/{self.process.pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the server to stand still")
+
+
+def full(path, megabytes=400):
+    with open(path, "wb") as f:
+        for _ in range(megabytes):
+            f.write(b"x" * MIB)
+    return path
+
+
+def empty(path, megabytes=400):
+    with open(path, "wb") as f:
+        f.truncate(megabytes * MIB)
+    return path
+
+
+def has_a_socket(p):
+    with contextlib.suppress(OSError):  # it closes others meanwhile
+        return any(os.readlink(link).startswith("socket:") for link in pathlib.Path(f"/proc/{p.pid}/fd").iterdir())
+    return False
+
+
+def interrupted(rig, words, moment, what, server=None):
+    """What `pagurus disk` with these words says when it is interrupted at the moment, its server standing still."""
+    p = rig.a.popen("disk", *words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: p.poll() is not None or moment(p), what)
+    if server:
+        server.stand_still()
+    expect(p.poll() is None, "it has ended before it was interrupted")
+    p.send_signal(signal.SIGINT)
+    try:
+        _, err = p.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired as late:
+        raise Failure(f"{words[0]} goes on after Ctrl-C") from late
+    expect(p.returncode == 5, f"{p.returncode}: {err}")
+    return err
+
+
+def test_interrupted_while_a_server_is_silent():
+    with Rig("a", start=False) as rig:
+        local, copy, partial = full(rig.dir / "local.raw"), rig.dir / "copy.raw", rig.dir / "copy.raw.partial"
+        server = Server(rig, full(rig.dir / "served.raw"))
+        err = interrupted(rig, ["convert", server.uri, copy], lambda p: partial.exists() and partial.stat().st_blocks > 0, "the copy to begin", server)
+        expect("nothing was made" in err, err)
+        expect(not partial.exists() and not copy.exists(), "something is left")
+        # It is there, but says nothing from the beginning.
+        err = interrupted(rig, ["convert", server.uri, copy], has_a_socket, "the connection")
+        expect("stopped" in err and not partial.exists() and not copy.exists(), err)
+        for verb in "convert", "mirror":
+            server = Server(rig, empty(rig.dir / f"{verb}.raw"))
+            err = interrupted(rig, [verb, "--overwrite", local, server.uri], lambda p, disk=server.disk: disk.stat().st_blocks > 0, "the copy to begin", server)
+            expect("the target is half done" in err, err)
 
 
 @with_qemu

@@ -367,6 +367,38 @@ static void patience_ends(void)
 	teardown();
 }
 
+/* While requests wait for a server that may come back. One that is there and silent: tests/tools/test_disk.py. */
+static void stopped_without_a_server(void)
+{
+	static uint8_t data[4096];
+	static atomic_bool stop;
+	struct call c;
+
+	setup("memory 8M", (struct block_options){.stop = &stop});
+	CHECK_EQ(block_write(disk, 0, data, sizeof(data), 0, &err), 0);
+	kill_server();
+	submit(&c, BLOCK_WRITE, 0, data, sizeof(data));
+	for (int i = 0; i < 20; i++)
+		loop_turn(loop, false);
+	CHECK(!c.over);
+	atomic_store(&stop, true);
+	wait_for_call(&c);
+	CHECK_EQ(c.result, -ECANCELED);
+	/* For good. */
+	atomic_store(&stop, false);
+	serve("memory 8M");
+	CHECK_EQ(block_read(disk, 0, data, 1, &err), -ECANCELED);
+	CHECK_EQ(block_close(disk, &err), -ECANCELED);
+	loop_free(loop);
+	kill_server();
+	/* Nor is a connection made. */
+	atomic_store(&stop, true);
+	serve("memory 8M");
+	CHECK_EQ(try_open((struct block_options){.stop = &stop}), -ECANCELED);
+	loop_free(loop);
+	kill_server();
+}
+
 static void another_disk_is_refused(void)
 {
 	uint8_t byte = 1;
@@ -505,6 +537,7 @@ int main(int argc, char **argv)
 		TEST(what_was_not_flushed_comes_back),
 		TEST(what_is_kept_is_bounded),
 		TEST(patience_ends),
+		TEST(stopped_without_a_server),
 		TEST(another_disk_is_refused),
 		TEST(closing_without_a_server),
 		TEST(over_a_socket),

@@ -8,6 +8,7 @@
 #include "common/file.h"
 #include "storage/disk.h"
 #include "storage/lvm_name.h"
+#include "tools/pagurus/interrupt.h"
 
 /* An empty file of that name; *made says whether it was not there before. */
 static int make_file(const char *path, bool overwrite, bool *made, struct pgr_error *err)
@@ -41,7 +42,7 @@ static int open_file(struct loop *l, const char *path, uint64_t size, bool made,
 int disk_mirror_over(struct loop *l, struct block **disk, const char *target, bool overwrite,
 		     const char *identity, uint64_t rate, struct pgr_error *err)
 {
-	const struct block_options remote = {.identity = identity};
+	const struct block_options remote = {.identity = identity, .stop = interrupt_flag()};
 	struct mirror_options o = {.rate = rate};
 	struct block *to = NULL, *mirror;
 	char device[LVM_DEVICE];

@@ -27,6 +27,11 @@ const atomic_bool *interrupt_catch(void)
 	return &interrupted;
 }
 
+const atomic_bool *interrupt_flag(void)
+{
+	return &interrupted;
+}
+
 void interrupt_forget(void)
 {
 	atomic_store(&interrupted, false);

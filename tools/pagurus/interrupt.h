@@ -7,6 +7,8 @@
 
 /* Catch them from now on; the flag becomes true with the first. SIGPIPE is ignored. */
 const atomic_bool *interrupt_catch(void);
+/* The same flag, for what may or may not be done by a verb that catches them. */
+const atomic_bool *interrupt_flag(void);
 /* What the signals so far asked for is under way: the flag is false again, until the next one. */
 void interrupt_forget(void);
 

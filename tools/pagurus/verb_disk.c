@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/file.h"
+#include "tools/pagurus/interrupt.h"
 #include "tools/pagurus/message.h"
 #include "tools/pagurus/options.h"
 #include "tools/pagurus/paths.h"
@@ -48,6 +49,7 @@ static int open_with(struct block_options o, const char *path, const char *forma
 		return ret;
 	paths_init(&paths);
 	o.identity = paths.config;
+	o.stop = interrupt_flag();
 	ret = disk_open(*l, path, format, &o, b, err);
 	if (ret)
 		loop_free(*l);

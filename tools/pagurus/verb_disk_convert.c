@@ -56,7 +56,7 @@ static int open_device(struct conversion *c, const char *target, struct pgr_erro
 
 static int open_there(struct conversion *c, const char *target, struct pgr_error *err)
 {
-	struct block_options o = {.read_only = false};
+	struct block_options o = {.stop = interrupt_flag()};
 	struct paths paths;
 
 	if (!disk_is_address(target))
