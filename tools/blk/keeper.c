@@ -242,12 +242,31 @@ static void on_control(struct loop_watch *w, uint32_t events)
 
 /* ---- disks come and go ---- */
 
+/* One that opened a file just before it becomes a snapshot would write there. */
+void keeper_next_process(struct disk *d)
+{
+	if (d->switching)
+		d->next_waits = true;
+	else
+		pv_bus_died(d->bus);
+}
+
+void keeper_switched(struct disk *d)
+{
+	d->switching = 0;
+	if (d->next_waits) {
+		d->next_waits = false;
+		pv_bus_died(d->bus);
+		loop_defer(d->keeper->loop, &d->keeper->look);
+	}
+}
+
 /* The time has come to start another process. */
 static void on_again(struct loop_timer *t)
 {
 	struct disk *d = (struct disk *)((char *)t - offsetof(struct disk, again));
 
-	pv_bus_died(d->bus);
+	keeper_next_process(d);
 	loop_defer(d->keeper->loop, &d->keeper->look);
 }
 
@@ -346,7 +365,7 @@ static void end_all(struct keeper *k)
 		pv_bus_end(d->bus);
 		if (d->again.link) {
 			loop_disarm(k->loop, &d->again);
-			pv_bus_died(d->bus);
+			keeper_next_process(d);
 		} else if (d->released && !d->pid) {
 			keeper_start_anew(d);
 		}
@@ -468,7 +487,7 @@ static void on_death(struct disk *d, int status)
 		keeper_say(d, "it dies again and again; the guest waits for the next one");
 		loop_arm(d->keeper->loop, &d->again, loop_now_ns() + PAUSE_SECONDS * NS_PER_SECOND);
 	} else {
-		pv_bus_died(d->bus);
+		keeper_next_process(d);
 	}
 }
 

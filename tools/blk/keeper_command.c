@@ -200,25 +200,33 @@ static int do_status(struct command *c, struct pgr_error *err)
 static int remote_hold(void *ctx, int fd, const char *name, struct pgr_error *err)
 {
 	struct control_message m = {.kind = CONTROL_LAYER_HOLD};
+	struct disk *d = ctx;
 	int ret;
 
-	if (strlen(name) < sizeof(m.text)) {
-		snprintf(m.text, sizeof(m.text), "%s", name);
-		ret = keeper_call(ctx, &m, fd, NULL, NULL, err);
-	} else {
-		ret = pgr_fail(err, -ENAMETOOLONG, "%s: too long for a path", name);
+	if (strlen(name) >= sizeof(m.text)) {
 		drop_descriptor(fd);
+		return pgr_fail(err, -ENAMETOOLONG, "%s: too long for a path", name);
 	}
+	snprintf(m.text, sizeof(m.text), "%s", name);
+	/* Also one that dies as soon as it has answered. */
+	d->switching = d->pid;
+	ret = keeper_call(d, &m, fd, NULL, NULL, err);
+	if (ret)
+		keeper_switched(d);
 	return ret;
 }
 
 static int remote_release(void *ctx, bool switched, uint64_t *held_ns, struct pgr_error *err)
 {
 	struct control_message m = {.kind = CONTROL_LAYER_GO_ON, .size = switched};
-	int ret = keeper_call(ctx, &m, -1, NULL, NULL, err);
+	struct disk *d = ctx;
+	int ret = d->pid == d->switching
+			  ? keeper_call(d, &m, -1, NULL, NULL, err)
+			  : pgr_fail(err, -EPIPE, "%s: its process died", pv_bus_name(d->bus));
 
 	if (!ret)
 		*held_ns = m.size;
+	keeper_switched(d);
 	return ret;
 }
 

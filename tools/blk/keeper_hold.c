@@ -40,7 +40,7 @@ static void let_go(struct disk *d)
 void keeper_start_anew(struct disk *d)
 {
 	d->released = false;
-	pv_bus_died(d->bus);
+	keeper_next_process(d);
 }
 
 static void use(struct disk *d)

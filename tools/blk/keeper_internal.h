@@ -69,6 +69,8 @@ struct disk {
 	uint32_t newest_call;
 	unsigned users;		/* commands that have it: it is not freed */
 	struct fiber_lock lock; /* of the disk's layers: whoever changes them */
+	pid_t switching; /* the process that holds requests while its files get other names; 0: none */
+	bool next_waits; /* the process after it: until they have */
 	struct live_pins pins;	/* its layers, from when it was first open */
 };
 
@@ -78,6 +80,10 @@ struct disk {
 void keeper_say(const struct disk *d, const char *text);
 /* Our end never waits: a process that does not read loses the message, and is as good as dead. */
 void keeper_tell(struct disk *d, const struct control_message *m);
+/* Its process is gone: the next one. */
+void keeper_next_process(struct disk *d);
+/* The files have the names with which the next process is to open them. */
+void keeper_switched(struct disk *d);
 
 /* ---- keeper_store.c ---- */
 
