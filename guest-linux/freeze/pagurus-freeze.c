@@ -229,11 +229,22 @@ static char frozen[VALUE_MAX]; /* the id, or "" */
 static char last[VALUE_MAX];
 static uint64_t until_ms;
 
+static void end(const char *state)
+{
+	thaw();
+	end_guard();
+	close_mounts();
+	say(state, frozen, "");
+	frozen[0] = '\0';
+}
+
 static void begin(const char *id, unsigned ms)
 {
 	snprintf(last, sizeof(last), "%s", id);
 	if (ms > LIMIT_MS)
 		ms = LIMIT_MS;
+	/* As the guard's, which may thaw from then on: writing out what is dirty counts. */
+	until_ms = now_ms() + ms;
 	open_mounts();
 	if (start_guard((int)ms)) {
 		say("failed", id, strerror(errno));
@@ -249,17 +260,10 @@ static void begin(const char *id, unsigned ms)
 		return;
 	}
 	snprintf(frozen, sizeof(frozen), "%s", id);
-	until_ms = now_ms() + ms;
-	say("frozen", id, "");
-}
-
-static void end(const char *state)
-{
-	thaw();
-	end_guard();
-	close_mounts();
-	say(state, frozen, "");
-	frozen[0] = '\0';
+	if (now_ms() < until_ms)
+		say("frozen", id, "");
+	else
+		end("late");
 }
 
 static void look(void)
