@@ -25,6 +25,12 @@ OURS = HYPERVISOR == "pagurus"
 SAMPLES = 5
 
 
+def detach(guest, vdev):
+    """Of a disk. libxl gives a guest ten seconds for it, which in a busy emulated host may be too few; the next call does the rest."""
+    devid = 51712 + 16 * (ord(vdev[-1]) - ord("a"))
+    until(f"xl block-detach {guest} {vdev} || [ -z \"$(xl block-list {guest} | grep {devid})\" ]", f"{vdev} to be detached")
+
+
 def dmesg():
     return sh("a", "xl dmesg").stdout
 

@@ -373,6 +373,7 @@ static void storm(unsigned long seconds)
 	int rc = 0;
 
 	printf("begun\n");
+	fflush(stdout);
 	while (now() < end && rc != -ESRCH && rc != -ENOENT) {
 		rc = anything();
 		n++;

@@ -526,7 +526,7 @@ def test_served_and_interrupted(rig, disk):
         with Served(rig) as served:
             for words in (("delete", "web.qcow2", "two" if again else "one"), ("commit", "web.qcow2")):
                 for end in "stop", "kill":
-                    p = rig.a.popen("disk", words[0], "--rate", "1M", *words[1:], cwd=rig.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                    p = rig.a.popen("disk", words[0], "--rate", "256K", *words[1:], cwd=rig.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
                     wait_until(lambda p=p: p.poll() is not None or list(rig.dir.glob("*.leaving")), "the merge to begin")
                     served.do("read -P 9 2M 1M", "write -P 9 2M 1M")
                     if end == "stop":
@@ -634,7 +634,7 @@ def test_killed_at_the_end_of_a_commit(rig, disk):
     was = chain(rig, disk)
     merging, three = rig.dir / "web.merging.qcow2", rig.dir / "web.three.qcow2"
     with Served(rig):
-        p = rig.a.popen("disk", "commit", "--rate", "1M", "web.qcow2", cwd=rig.dir, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        p = rig.a.popen("disk", "commit", "--rate", "256K", "web.qcow2", cwd=rig.dir, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(merging.exists, "the layer on top")
         wait_until(lambda: list(rig.dir.glob("*.leaving")), "the merge to begin")
         p.send_signal(signal.SIGINT)

@@ -118,7 +118,7 @@ def test_bad_words():
 
 
 def start_slow(rig, *words):
-    return rig.a.popen("host", "evacuate", "--json", "--bandwidth", "6M", "--at-once", "2", *words,
+    return rig.a.popen("host", "evacuate", "--json", "--bandwidth", "3M", "--at-once", "2", *words,
                        sim("one", "48M", ",content=random"), sim("two", "40M", ",content=random"), sim("three", "32M", ",content=random"),
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

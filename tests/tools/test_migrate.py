@@ -213,7 +213,7 @@ def test_cancel_at_the_target():
 
 def test_a_lost_terminal_does_not_stop_a_move():
     with Rig() as rig:
-        p = rig.a.popen("migrate", "--bandwidth", "8M", "sim:name=web,memory=16M,content=random", "b",
+        p = rig.a.popen("migrate", "--bandwidth", "3M", "sim:name=web,memory=16M,content=random", "b",
                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         signal_when(p, signal.SIGHUP, lambda: in_rounds(rig), "rounds")
         p.wait(timeout=PATIENCE)
