@@ -564,10 +564,10 @@ static void show_figures(struct disk *d)
 	for (unsigned i = 0; i < sizeof(figures) / sizeof(figures[0]); i++) {
 		if (figures[i].now == figures[i].was)
 			continue;
+		snprintf(text[nr], sizeof(text[nr]), "%llu", (unsigned long long)figures[i].now);
+		values[nr] = (struct store_value){.value = text[nr]};
 		snprintf(values[nr].path, sizeof(values[nr].path), "%s/statistics/%s",
 			 pv_bus_backend(d->bus), figures[i].name);
-		snprintf(text[nr], sizeof(text[nr]), "%llu", (unsigned long long)figures[i].now);
-		values[nr].value = text[nr];
 		nr++;
 	}
 	if (nr)

@@ -70,8 +70,8 @@ struct disk {
 	unsigned users;		/* commands that have it: it is not freed */
 	struct fiber_lock lock; /* of the disk's layers: whoever changes them */
 	pid_t switching; /* the process that holds requests while its files get other names; 0: none */
-	bool next_waits; /* the process after it: until they have */
-	struct live_pins pins;	/* its layers, from when it was first open */
+	bool next_waits;       /* the process after it: until they have */
+	struct live_pins pins; /* its layers, from when it was first open */
 };
 
 /* ---- keeper.c ---- */
