@@ -71,6 +71,24 @@ static bool wait_while_suspended(struct keeper *k)
 	}
 }
 
+/*
+ * The next one is as this one was at its end: devices come and go, names and limits change, and a disk that was taken away may be
+ * another guest's by now. What cannot be read is as it was.
+ */
+static void look_again(struct keeper *k)
+{
+	libxl_domain_config now;
+
+	libxl_domain_config_init(&now);
+	if (libxl_retrieve_domain_configuration(k->ctx, k->domid, &now, NULL)) {
+		say(k, "its configuration cannot be read again; that of its beginning is used");
+		libxl_domain_config_dispose(&now);
+		return;
+	}
+	libxl_domain_config_dispose(&k->config);
+	k->config = now;
+}
+
 static libxl_action_on_shutdown action_for(const struct keeper *k, int reason)
 {
 	switch (reason) {
@@ -174,8 +192,10 @@ static int on_event(struct keeper *k, const libxl_event *event)
 	if (event->type != LIBXL_EVENT_TYPE_DOMAIN_SHUTDOWN)
 		return 0;
 	reason = event->u.domain_shutdown.shutdown_reason;
-	if (reason != LIBXL_SHUTDOWN_REASON_SUSPEND)
+	if (reason != LIBXL_SHUTDOWN_REASON_SUSPEND) {
+		look_again(k);
 		return act(k, action_for(k, reason));
+	}
 	stop_listening(k);
 	if (!wait_while_suspended(k))
 		return 1;
