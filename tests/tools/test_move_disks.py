@@ -2,6 +2,7 @@
 """Disks that come along with a guest, as far as that goes without a hypervisor: tests/unit/test_move_disks.c has both ends, tests/lab/test_live real guests."""
 
 import json
+import time
 
 from rig import SMALL, Rig, expect, wait_until
 
@@ -38,8 +39,12 @@ def test_what_a_dead_worker_made_is_removed():
             (rig.b.state / "sessions" / f"{session}.json").write_text(json.dumps(planted))
             return session
         begun, running = plant(1, mark="begin"), plant(2, mark="moved")
+        # The host went down when it had come: whether the guest ran before shows in its disk.
+        never, ran = plant(3, mark="commit", boot="another", changed=int(time.time()) + 100), plant(4, mark="commit", boot="another", changed=int(time.time()) - 100)
         rig.b.start()
-        wait_until(lambda: all(rig.b.journals()[s]["done"] for s in (begun, running)), "the repair")
+        wait_until(lambda: all(rig.b.journals()[s]["done"] for s in (begun, running, never, ran)), "the repair")
+        left = {number: sorted(path.name for path in rig.b.dir.glob(f"{number}-*")) for number in (3, 4)}
+        expect(len(left[3]) == 2 and "4-made.qcow2" in left[4] and "written here since" in rig.b.log(), f"{left} {rig.b.log()}")
         left = sorted(path.name for path in rig.b.dir.glob("1-*"))
         expect(left == ["1-foreign.kept", "1-foreign.qcow2"], str(left))
         left = sorted(path.name for path in rig.b.dir.glob("2-*"))

@@ -155,6 +155,21 @@ static int remove_one(const char *path, struct pgr_error *err)
 	return sync_folder_of(path, err);
 }
 
+static bool is_made(const struct disk_made *m, struct stat *st)
+{
+	return m->inode && !lstat(m->path, st) && st->st_ino == m->inode;
+}
+
+const char *disks_arrive_written_since(const struct disk_made *made, unsigned nr, int64_t since)
+{
+	struct stat st;
+
+	for (unsigned i = 0; i < nr; i++)
+		if (is_made(&made[i], &st) && st.st_mtime > since)
+			return made[i].path;
+	return NULL;
+}
+
 int disks_arrive_remove(const struct disk_made *made, unsigned nr, struct pgr_error *err)
 {
 	int rc = 0, ret;
@@ -163,8 +178,7 @@ int disks_arrive_remove(const struct disk_made *made, unsigned nr, struct pgr_er
 		struct stat st;
 
 		ret = made[i].partial[0] ? remove_one(made[i].partial, err) : 0;
-		if (!ret && made[i].inode && !lstat(made[i].path, &st) &&
-		    st.st_ino == made[i].inode)
+		if (!ret && is_made(&made[i], &st))
 			ret = remove_one(made[i].path, err);
 		rc = rc ? rc : ret;
 	}

@@ -62,9 +62,20 @@ static int remove_arriving(struct journal *j, struct journal_file *f, char said[
 			   struct pgr_error *err)
 {
 	int rc = j->know_guest && !journal_host_restarted(j) ? guests_remove_incoming(j, err) : 0;
+	const char *disk = NULL;
 
 	if (rc && rc != -ENOENT)
 		return rc;
+	/* They were closed before COMMIT came: by a guest that ran here, and what it wrote may be all that there is of it. */
+	if (j->mark == SESSION_MARK_COMMIT)
+		disk = disks_arrive_written_since(j->disks, j->nr_disks, j->changed);
+	if (disk) {
+		snprintf(
+			said, 256,
+			"guest %.60s: it had arrived and this host ended; its disks were written here since and stay, as %.80s",
+			name_of(j), disk);
+		return finish(j, f, SESSION_MARK_RETURNED, err);
+	}
 	rc = disks_arrive_remove(j->disks, j->nr_disks, err);
 	if (rc)
 		return rc;
