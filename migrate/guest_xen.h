@@ -32,8 +32,11 @@
  */
 int guest_xen_source_open(const char *name, struct guest_source **out, struct pgr_error *err);
 
-/* A suspended domain is taken as it is by suspend(); its number, for messages and tests. */
+/* A domain that somebody else has suspended is neither taken by suspend() (-EBUSY) nor resumed. Its number, for messages and tests. */
 unsigned guest_xen_source_domid(const struct guest_source *g);
+
+/* What a mover that was killed left on: the log of the guest's writes, and a cap on its speed. By whoever alone is at work on the guest. */
+void guest_xen_put_aids_away(unsigned domid);
 
 struct guest_xen_sink_options {
 	const char *rename; /* the guest's name here; NULL: as in its description. Copied */

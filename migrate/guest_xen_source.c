@@ -142,6 +142,7 @@ static int source_log_start(struct guest_source *g, struct pgr_error *err)
 		return pgr_fail_errno(err, rc, "write logging of domain %u cannot be switched on",
 				      s->domid);
 	s->logging = true;
+	xen_speed_put_back(&s->speed);
 	xen_speed_measure(&s->speed);
 	return 0;
 }
@@ -239,19 +240,21 @@ static int source_let_go(struct guest_source *g, unsigned timeout_ms, struct pgr
 static int source_resume(struct guest_source *g, struct pgr_error *err)
 {
 	struct xen_source *s = of(g);
-	bool suspended = false;
+	bool suspended = false, ours;
 	int rc = xen_is_suspended(&s->calls, s->domid, &suspended);
 
 	xen_quiet_end(s->domid);
 	xen_disks_use(s->domid);
 	if (rc)
 		return pgr_fail_errno(err, rc, "the guest (domain %u) is gone", s->domid);
+	ours = s->suspended || s->begun;
 	s->suspended = false;
 	if (!suspended && s->begun)
 		return pgr_fail(err, -EINPROGRESS,
 				"the guest (domain %u) had begun to suspend and may stop yet",
 				s->domid);
-	if (!suspended)
+	/* One that somebody else has suspended is his to resume. */
+	if (!suspended || !ours)
 		return 0;
 	s->begun = false;
 	xen_toolstack_begin(s->tools);
@@ -263,8 +266,14 @@ static int source_resume(struct guest_source *g, struct pgr_error *err)
 static int source_suspend(struct guest_source *g, unsigned timeout_ms, struct pgr_error *err)
 {
 	struct xen_source *s = of(g);
-	int rc;
+	bool stands = false;
+	int rc = xen_is_suspended(&s->calls, s->domid, &stands);
 
+	if (!rc && stands && !s->begun)
+		return pgr_fail(
+			err, -EBUSY,
+			"the guest (domain %u) stands suspended already: somebody else saves or moves it (xl save, xl migrate); when nobody does, `xl resume` lets it run",
+			s->domid);
 	/* Before, so that what the backend has already is with the guest by then. */
 	xen_quiet_begin(s->domid);
 	rc = xen_suspend(&s->calls, s->domid, timeout_ms, err);
@@ -548,6 +557,21 @@ static int check_domain(struct xen_source *s, const char *name, struct pgr_error
 		return pgr_fail_errno(err, -errno, "shared_info of domain %u cannot be mapped",
 				      s->domid);
 	return 0;
+}
+
+void guest_xen_put_aids_away(unsigned domid)
+{
+	struct pgr_error ignored = PGR_ERROR_NONE;
+	struct guest_source *g;
+	char number[16];
+
+	snprintf(number, sizeof(number), "%u", domid);
+	if (guest_xen_source_open(number, &g, &ignored))
+		return;
+	/* It need not be on. */
+	plain_shadow_op(of(g), XEN_DOMCTL_SHADOW_OP_OFF);
+	xen_speed_put_back(&of(g)->speed);
+	g->ops->close(g);
 }
 
 int guest_xen_source_open(const char *name, struct guest_source **out, struct pgr_error *err)

@@ -102,13 +102,16 @@ void xen_speed_open(struct xen_speed *s, struct xen_calls *calls, struct xen_too
 		    uint32_t domid)
 {
 	struct xen_domctl_getdomaininfo info;
-	int cap;
 
 	*s = (struct xen_speed){.calls = calls, .tools = tools, .domid = domid};
-	if (xen_domain_info(calls, domid, &info))
-		return;
-	memcpy(s->uuid, info.handle, sizeof(s->uuid));
-	cap = note_read(s->uuid);
+	if (!xen_domain_info(calls, domid, &info))
+		memcpy(s->uuid, info.handle, sizeof(s->uuid));
+}
+
+void xen_speed_put_back(struct xen_speed *s)
+{
+	int cap = note_read(s->uuid);
+
 	if (cap >= 0 && !put_cap(s, cap))
 		note_remove(s->uuid);
 }

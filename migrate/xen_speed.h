@@ -7,7 +7,7 @@
  * what it used before it was slowed is measured, and the cap is a part of that.
  *
  * The cap that the guest had is kept in Xenstore, below "/pagurus", as long as another one is in
- * force: whoever opens the guest next gives it back when its mover was killed.
+ * force: whoever moves or repairs the guest next gives it back when its mover was killed.
  *
  * Threads: one caller at a time.
  */
@@ -31,9 +31,13 @@ struct xen_speed {
 	bool slowed;
 };
 
-/* Gives back what a mover that was killed took. Errors are not told: the guest can be moved as well. */
 void xen_speed_open(struct xen_speed *s, struct xen_calls *calls, struct xen_toolstack *tools,
 		    uint32_t domid);
+/*
+ * Give back what a mover that was killed took. By whoever alone is at work on the guest: another one's note is the same. Errors are not told: the guest
+ * can be moved as well.
+ */
+void xen_speed_put_back(struct xen_speed *s);
 
 /* What the guest uses counts from now on. */
 void xen_speed_measure(struct xen_speed *s);

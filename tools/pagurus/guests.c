@@ -31,7 +31,10 @@ static int gone(const struct journal *j, struct pgr_error *err)
 
 int guests_make_run(const struct journal *j, bool *stood, struct pgr_error *err)
 {
-	return j->kind == PGR_GUEST_SIM ? gone(j, err) : guests_xen_make_run(j->uuid, stood, err);
+	/* What was not about to be stopped was not stopped. */
+	return j->kind == PGR_GUEST_SIM
+		       ? gone(j, err)
+		       : guests_xen_make_run(j->uuid, stood, j->mark != SESSION_MARK_BEGIN, err);
 }
 
 int guests_remove_incoming(const struct journal *j, struct pgr_error *err)

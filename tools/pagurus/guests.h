@@ -39,7 +39,7 @@ int guests_check_source(struct guest_source *g, enum pgr_guest_kind kind, struct
 
 /* ---- repair after a crash, by what the journal says; each idempotent ---- */
 
-/* The guest runs here as if nothing had been tried; *stood: it stood still before. -ENOENT: there is no such guest here any more. */
+/* The guest runs here as if nothing had been tried; *stood: it stood still before, because of the session. -ENOENT: there is no such guest here any more. */
 int guests_make_run(const struct journal *j, bool *stood, struct pgr_error *err);
 /* Nothing of a guest that was arriving is left. */
 int guests_remove_incoming(const struct journal *j, struct pgr_error *err);

@@ -94,18 +94,7 @@ static int libxl_said(struct pgr_error *err, int rc, const char *what, const str
 		f->domid, f->name, rc);
 }
 
-/* A worker that died may have left write logging or a throttle on; closing a source puts both away. */
-static void put_aids_away(uint32_t domid)
-{
-	struct pgr_error ignored = PGR_ERROR_NONE;
-	struct guest_source *g;
-	char number[16];
-
-	snprintf(number, sizeof(number), "%u", domid);
-	if (!guest_xen_source_open(number, &g, &ignored))
-		g->ops->close(g);
-}
-
+/* A worker that died may have left something on. */
 static int resume_found(struct found *f, struct pgr_error *err)
 {
 	int rc = 0;
@@ -114,17 +103,20 @@ static int resume_found(struct found *f, struct pgr_error *err)
 	xen_disks_use(f->domid);
 	if (f->suspended)
 		rc = libxl_said(err, libxl_domain_resume(f->ctx, f->domid, 1, NULL), "resume", f);
-	put_aids_away(f->domid);
+	guest_xen_put_aids_away(f->domid);
 	return rc;
 }
 
-int guests_xen_make_run(const uint8_t uuid[16], bool *stood, struct pgr_error *err)
+int guests_xen_make_run(const uint8_t uuid[16], bool *stood, bool stopped, struct pgr_error *err)
 {
 	struct found f;
 	int rc = find(uuid, &f, err);
 
 	if (rc)
 		return rc;
+	/* One that was never stopped by us, and stands still, is somebody else's. */
+	if (!stopped)
+		f.suspended = false;
 	*stood = f.suspended;
 	rc = resume_found(&f, err);
 	close_libxl(&f);
@@ -157,6 +149,8 @@ int guests_xen_remove_incoming(const uint8_t uuid[16], struct pgr_error *err)
 		rc = destroy_found(&f, err);
 		if (!rc && f.name[0])
 			xen_console_log_remove(f.name);
+		if (!rc)
+			xen_disks_forget(f.domid);
 	}
 	close_libxl(&f);
 	return rc;

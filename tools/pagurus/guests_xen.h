@@ -24,7 +24,7 @@ int guests_xen_sink(bool paused, const char *rename, struct guest_sink **out,
 int guests_xen_watch(const uint8_t uuid[16], struct pgr_error *err);
 
 /* guests.h explains these. */
-int guests_xen_make_run(const uint8_t uuid[16], bool *stood, struct pgr_error *err);
+int guests_xen_make_run(const uint8_t uuid[16], bool *stood, bool stopped, struct pgr_error *err);
 int guests_xen_remove_incoming(const uint8_t uuid[16], struct pgr_error *err);
 int guests_xen_start_incoming(const uint8_t uuid[16], struct pgr_error *err);
 int guests_xen_remove_suspended(const uint8_t uuid[16], struct pgr_error *err);
