@@ -272,7 +272,7 @@ static int source_suspend(struct guest_source *g, unsigned timeout_ms, struct pg
 	if (!rc && stands && !s->begun)
 		return pgr_fail(
 			err, -EBUSY,
-			"the guest (domain %u) stands suspended already: somebody else saves or moves it (xl save, xl migrate); when nobody does, `xl resume` lets it run",
+			"the guest (domain %u) stands suspended already: somebody else saves or moves it (xl save, xl migrate); wait for that, then say it again",
 			s->domid);
 	/* Before, so that what the backend has already is with the guest by then. */
 	xen_quiet_begin(s->domid);
