@@ -46,7 +46,23 @@ int guests_start_incoming(const struct journal *j, struct pgr_error *err)
 {
 	int rc = j->kind == PGR_GUEST_SIM ? gone(j, err) : guests_xen_start_incoming(j->uuid, err);
 
-	return rc ? rc : guests_xen_watch(j->uuid, err);
+	return rc ? rc : guests_xen_watch(j->uuid, false, err);
+}
+
+void guests_resumed(const struct guest_info *info)
+{
+	struct pgr_error ignored = PGR_ERROR_NONE;
+
+	if (info->kind != PGR_GUEST_SIM)
+		guests_xen_watch(info->uuid, true, &ignored);
+}
+
+void guests_watch_arrived(const struct journal *j)
+{
+	struct pgr_error ignored = PGR_ERROR_NONE;
+
+	if (j->kind != PGR_GUEST_SIM && j->know_guest)
+		guests_xen_watch(j->uuid, false, &ignored);
 }
 
 int guests_remove_suspended(const struct journal *j, struct pgr_error *err)

@@ -94,6 +94,31 @@ static int libxl_said(struct pgr_error *err, int rc, const char *what, const str
 		f->domid, f->name, rc);
 }
 
+static void run_keeper(uint32_t domid, bool later)
+{
+	char number[16];
+
+	/* A grandchild of init: it outlives this process and nobody has to reap it. */
+	if (setsid() < 0 || fork() || chdir("/"))
+		_exit(0);
+	snprintf(number, sizeof(number), "%u", domid);
+	execl("/proc/self/exe", "pagurus", "keeper", number, later ? "later" : NULL, (char *)NULL);
+	_exit(127);
+}
+
+static int start_keeper(uint32_t domid, bool later, struct pgr_error *err)
+{
+	pid_t child = fork();
+	int status;
+
+	if (!child)
+		run_keeper(domid, later);
+	if (child < 0)
+		return pgr_fail_errno(err, -errno, "no keeper process for domain %u", domid);
+	waitpid(child, &status, 0);
+	return 0;
+}
+
 /* A worker that died may have left something on. */
 static int resume_found(struct found *f, struct pgr_error *err)
 {
@@ -103,6 +128,8 @@ static int resume_found(struct found *f, struct pgr_error *err)
 	xen_disks_use(f->domid);
 	if (f->suspended)
 		rc = libxl_said(err, libxl_domain_resume(f->ctx, f->domid, 1, NULL), "resume", f);
+	if (f->suspended && !rc)
+		start_keeper(f->domid, true, NULL);
 	guest_xen_put_aids_away(f->domid);
 	return rc;
 }
@@ -249,33 +276,14 @@ int guests_xen_open_suspended(const uint8_t uuid[16], struct guest_source **out,
 
 /* ---- the keeper ---- */
 
-static void run_keeper(uint32_t domid)
-{
-	char number[16];
-
-	/* A grandchild of init: it outlives this process and nobody has to reap it. */
-	if (setsid() < 0 || fork() || chdir("/"))
-		_exit(0);
-	snprintf(number, sizeof(number), "%u", domid);
-	execl("/proc/self/exe", "pagurus", "keeper", number, (char *)NULL);
-	_exit(127);
-}
-
-int guests_xen_watch(const uint8_t uuid[16], struct pgr_error *err)
+int guests_xen_watch(const uint8_t uuid[16], bool later, struct pgr_error *err)
 {
 	struct found f;
-	pid_t child;
-	int rc = find(uuid, &f, err), status;
+	int rc = find(uuid, &f, err);
 
 	if (rc)
 		return rc;
-	child = fork();
-	if (!child)
-		run_keeper(f.domid);
-	if (child < 0)
-		rc = pgr_fail_errno(err, -errno, "no keeper process for domain %u", f.domid);
-	else
-		waitpid(child, &status, 0);
+	rc = start_keeper(f.domid, later, err);
 	close_libxl(&f);
 	return rc;
 }

@@ -20,8 +20,8 @@ int guests_xen_source(const char *name, struct guest_source **out, struct pgr_er
 int guests_xen_sink(bool paused, const char *rename, struct guest_sink **out,
 		    struct pgr_error *err);
 
-/* Start the keeper process of the domain that has this uuid. */
-int guests_xen_watch(const uint8_t uuid[16], struct pgr_error *err);
+/* Start the keeper process of the domain that has this uuid, if it has none; later: somebody else may look after it as well. */
+int guests_xen_watch(const uint8_t uuid[16], bool later, struct pgr_error *err);
 
 /* guests.h explains these. */
 int guests_xen_make_run(const uint8_t uuid[16], bool *stood, bool stopped, struct pgr_error *err);

@@ -5,6 +5,10 @@
  *
  * It ends when the domain is gone, whoever removed it: moved away, destroyed by `xl destroy`, or by this process. A domain that stands
  * suspended is being moved or saved: it is left alone until it runs again or is gone.
+ *
+ * There is one for a domain: a lock. For a domain that was suspended and goes on where it was, it is the second in line: what `xl create`
+ * left behind takes a suspension for the end and goes, unless it was too short to be seen; libvirt's daemon stays. So it waits then for
+ * whether somebody else does it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,12 +28,19 @@
 
 #define DUMP_DIR "/var/lib/xen/dump"
 
+#define RUN_DIR	 "/run/pagurus"
+#define LOCK_DIR RUN_DIR "/keepers"
+/* Whoever else looks after a domain has begun by then: to destroy it is the first. */
+#define LATER_S 30
+
 /* Beside the logs of the other parts that look after guests. */
 #define KEEPER_LOG "/var/log/xen/pagurus-keeper.log"
 
 struct keeper {
 	libxl_ctx *ctx;
 	uint32_t domid;
+	bool later; /* somebody else may look after it as well */
+	int lock;   /* -1: none */
 	libxl_evgen_domain_death *death;
 	libxl_domain_config config;
 };
@@ -37,6 +49,77 @@ static void say(const struct keeper *k, const char *text)
 {
 	fprintf(stderr, "pagurus: keeper of domain %u: %s\n", k->domid, text);
 }
+
+/* ---- one for a domain ---- */
+
+static void lock_path(const struct keeper *k, char path[64])
+{
+	snprintf(path, 64, LOCK_DIR "/%u", k->domid);
+}
+
+/* False: another one keeps it. Where no lock can be had it is kept all the same. */
+static bool take_lock(struct keeper *k)
+{
+	struct stat ours, there;
+	char path[64];
+
+	mkdir(RUN_DIR, 0755);
+	mkdir(LOCK_DIR, 0700);
+	lock_path(k, path);
+	for (;;) {
+		k->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		if (k->lock < 0)
+			return true;
+		if (flock(k->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+			close(k->lock);
+			k->lock = -1;
+			return false;
+		}
+		/* The one before may have removed it in between. */
+		if (!fstat(k->lock, &ours) && !stat(path, &there) && ours.st_ino == there.st_ino)
+			return true;
+		close(k->lock);
+	}
+}
+
+static void drop_lock(struct keeper *k)
+{
+	char path[64];
+
+	if (k->lock < 0)
+		return;
+	lock_path(k, path);
+	unlink(path);
+	close(k->lock);
+	k->lock = -1;
+}
+
+/* Whether the domain is gone, or is not what it was. */
+static bool is_taken(struct keeper *k)
+{
+	libxl_dominfo info;
+	bool taken;
+
+	libxl_dominfo_init(&info);
+	taken = libxl_domain_info(k->ctx, &info, k->domid) || info.dying || !info.shutdown ||
+		libxl_uuid_compare(&info.uuid, &k->config.c_info.uuid);
+	libxl_dominfo_dispose(&info);
+	return taken;
+}
+
+static bool somebody_acts(struct keeper *k)
+{
+	struct timespec pause = {.tv_sec = 1};
+
+	for (unsigned i = 0; i < LATER_S; i++) {
+		nanosleep(&pause, NULL);
+		if (is_taken(k))
+			return true;
+	}
+	return false;
+}
+
+/* ---- its life ---- */
 
 static int listen_for_death(struct keeper *k)
 {
@@ -141,11 +224,13 @@ static void set_aside(struct keeper *k)
 static int start_anew(struct keeper *k)
 {
 	k->config.c_info.domid = INVALID_DOMID;
+	drop_lock(k);
+	k->later = false;
 	if (libxl_domain_create_new(k->ctx, &k->config, &k->domid, NULL, NULL)) {
 		say(k, "could not create it anew");
 		return -EIO;
 	}
-	if (listen_for_death(k) || libxl_domain_unpause(k->ctx, k->domid, NULL)) {
+	if (!take_lock(k) || listen_for_death(k) || libxl_domain_unpause(k->ctx, k->domid, NULL)) {
 		say(k, "created it anew but could not start it");
 		return -EIO;
 	}
@@ -193,6 +278,8 @@ static int on_event(struct keeper *k, const libxl_event *event)
 		return 0;
 	reason = event->u.domain_shutdown.shutdown_reason;
 	if (reason != LIBXL_SHUTDOWN_REASON_SUSPEND) {
+		if (k->later && somebody_acts(k))
+			return 1;
 		look_again(k);
 		return act(k, action_for(k, reason));
 	}
@@ -237,18 +324,21 @@ static void let_go_of_terminal(void)
 
 int verb_keeper(int argc, char **argv)
 {
-	struct keeper k = {.ctx = NULL};
+	struct keeper k = {.ctx = NULL, .lock = -1};
 	xentoollog_logger_stdiostream *log;
 	uint64_t domid;
 	int rc = -EIO;
 
-	if (argc != 2 || units_count(argv[1], &domid) || !domid || domid >= 0x7ff0) {
+	k.later = argc == 3 && !strcmp(argv[2], "later");
+	if ((argc != 2 && !k.later) || units_count(argv[1], &domid) || !domid || domid >= 0x7ff0) {
 		fputs("pagurus: keeper needs a domain number; it is started by pagurus itself\n",
 		      stderr);
 		return EXIT_USAGE;
 	}
 	k.domid = (uint32_t)domid;
 	let_go_of_terminal();
+	if (!take_lock(&k))
+		return EXIT_OK;
 	log = xtl_createlogger_stdiostream(stderr, XTL_ERROR, 0);
 	libxl_domain_config_init(&k.config);
 	if (!log || libxl_ctx_alloc(&k.ctx, LIBXL_VERSION, 0, (xentoollog_logger *)log))
@@ -260,6 +350,7 @@ int verb_keeper(int argc, char **argv)
 	else
 		rc = watch(&k);
 	stop_listening(&k);
+	drop_lock(&k);
 	libxl_domain_config_dispose(&k.config);
 	if (k.ctx)
 		libxl_ctx_free(k.ctx);

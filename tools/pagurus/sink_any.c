@@ -175,5 +175,5 @@ int guests_started(struct guest_sink *s, unsigned run_ms, struct pgr_error *err)
 		return pgr_fail(err, -EINVAL, "no guest was started");
 	if (a->kind == PGR_GUEST_SIM)
 		return guests_sim_started(a->real, run_ms, err);
-	return guests_xen_watch(a->uuid, err);
+	return guests_xen_watch(a->uuid, false, err);
 }

@@ -24,6 +24,7 @@ struct save {
 	struct view view;
 	struct local_session session;
 	struct guest_source *guest;
+	struct guest_info info;
 	struct channel *file;
 	struct session_result res;
 };
@@ -60,6 +61,7 @@ static int open_guest(struct save *s, struct pgr_error *err)
 			err, -EOPNOTSUPP,
 			"%s: so it cannot be saved while it runs; without --live it stands still meanwhile",
 			d.info.why_not);
+	s->info = d.info;
 	if (!rc)
 		rc = local_session_guest(&s->session, &d.info, err);
 	guest_description_free(&d);
@@ -172,6 +174,8 @@ int verb_save(int argc, char **argv)
 	else
 		local_session_end(&s.session,
 				  rc || s.keep ? SESSION_MARK_RETURNED : SESSION_MARK_MOVED);
+	if ((rc || s.keep) && s.res.stop.suspend && !s.res.unfinished)
+		guests_resumed(&s.info);
 	if (s.file)
 		s.file->ops->close(s.file);
 	result = report_result(&s.res, rc, err.text);

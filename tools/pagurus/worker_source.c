@@ -172,6 +172,8 @@ static void find_out(struct worker *w, struct departure *d)
 			   err.text);
 	else
 		worker_say(w, SESSION_INFO, "%s", said);
+	if (!rc && j.mark == SESSION_MARK_RETURNED)
+		guests_resumed(&d->info);
 }
 
 static void note_may_stop(struct journal *j, void *ctx)
@@ -213,6 +215,10 @@ int worker_source(struct worker *w)
 	worker_send(w, report_result(&res, rc, err.text), true);
 	if (res.outcome == SESSION_UNKNOWN)
 		find_out(w, &d);
+	/* It stood still, and runs on. */
+	if (d.guest && res.stop.suspend && !res.unfinished &&
+	    w->journal.mark == SESSION_MARK_RETURNED)
+		guests_resumed(&d.info);
 	if (d.guest)
 		d.guest->ops->close(d.guest);
 	disks_leave_free(d.disks);
