@@ -118,11 +118,26 @@ static int source_log_stop(struct guest_source *g, struct pgr_error *err)
 	return 0;
 }
 
+/* Whoever has suspended it may be saving it, and has the log of its writes. */
+static int refuse_standing(struct xen_source *s, struct pgr_error *err)
+{
+	bool stands = false;
+
+	if (s->asked || xen_is_suspended(&s->calls, s->domid, &stands) || !stands)
+		return 0;
+	return pgr_fail(
+		err, -EBUSY,
+		"the guest (domain %u) stands suspended already: somebody else saves or moves it (xl save, xl migrate); wait for that, then say it again",
+		s->domid);
+}
+
 static int source_log_start(struct guest_source *g, struct pgr_error *err)
 {
 	struct xen_source *s = of(g);
-	int rc;
+	int rc = refuse_standing(s, err);
 
+	if (rc)
+		return rc;
 	if (!s->log) {
 		s->log_bytes = (s->frames.nr_pfns + PGR_LOG_PART_PFNS - 1) / PGR_LOG_PART_PFNS *
 			       (PGR_LOG_PART_PFNS / 8);
@@ -240,40 +255,38 @@ static int source_let_go(struct guest_source *g, unsigned timeout_ms, struct pgr
 static int source_resume(struct guest_source *g, struct pgr_error *err)
 {
 	struct xen_source *s = of(g);
-	bool suspended = false, ours;
+	bool suspended = false;
 	int rc = xen_is_suspended(&s->calls, s->domid, &suspended);
 
 	xen_quiet_end(s->domid);
 	xen_disks_use(s->domid);
 	if (rc)
 		return pgr_fail_errno(err, rc, "the guest (domain %u) is gone", s->domid);
-	ours = s->suspended || s->begun;
 	s->suspended = false;
 	if (!suspended && s->begun)
 		return pgr_fail(err, -EINPROGRESS,
 				"the guest (domain %u) had begun to suspend and may stop yet",
 				s->domid);
 	/* One that somebody else has suspended is his to resume. */
-	if (!suspended || !ours)
+	if (!suspended || !s->asked)
 		return 0;
-	s->begun = false;
 	xen_toolstack_begin(s->tools);
-	return xen_toolstack_failed(
+	rc = xen_toolstack_failed(
 		s->tools, libxl_domain_resume(xen_toolstack_ctx(s->tools), s->domid, 1, NULL), err,
 		"domain %u cannot be resumed", s->domid);
+	if (!rc)
+		s->begun = s->asked = false;
+	return rc;
 }
 
 static int source_suspend(struct guest_source *g, unsigned timeout_ms, struct pgr_error *err)
 {
 	struct xen_source *s = of(g);
-	bool stands = false;
-	int rc = xen_is_suspended(&s->calls, s->domid, &stands);
+	int rc = refuse_standing(s, err);
 
-	if (!rc && stands && !s->begun)
-		return pgr_fail(
-			err, -EBUSY,
-			"the guest (domain %u) stands suspended already: somebody else saves or moves it (xl save, xl migrate); wait for that, then say it again",
-			s->domid);
+	if (rc)
+		return rc;
+	s->asked = true;
 	/* Before, so that what the backend has already is with the guest by then. */
 	xen_quiet_begin(s->domid);
 	rc = xen_suspend(&s->calls, s->domid, timeout_ms, err);

@@ -34,6 +34,7 @@ struct xen_source {
 	struct shared_info *shared_info; /* mapped read-only */
 	uint64_t told_pfns;		 /* what describe() said; fixed from then on */
 	bool suspended;
+	bool asked; /* by suspend(): what stands still does so for us */
 	bool begun; /* to suspend, but suspend() gave it up: it may stop yet */
 	bool logging;
 	uint64_t *log; /* shared with the hypervisor: the dirty bitmap, or a part of it */

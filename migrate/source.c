@@ -699,6 +699,7 @@ static void put_log_away(struct source *s)
 		reporter_message(&s->reporter, SESSION_WARNING,
 				 "cannot switch the dirty log off: %s", err.text);
 	s->logging = false;
+	s->logging = false;
 }
 
 /* ---- life of a struct source ---- */
@@ -931,8 +932,13 @@ int source_save(struct guest_source *g, struct channel *out, const struct source
 		rc = source_wait(s, all_drained, 0, err);
 	}
 	/* It runs on here whatever becomes of the file, and need not stand still until that is durable. */
-	if (!rc && p->keep)
+	if (!rc && p->keep) {
 		unwind(s, NULL);
+		put_log_away(s);
+		/* After this a guest that stands still was stopped by somebody else. */
+		if (!res->unfinished)
+			rc = reporter_mark(&s->reporter, SESSION_MARK_RETURNED, err);
+	}
 	if (!rc)
 		rc = out->ops->sync(out, err);
 	if (rc)

@@ -165,7 +165,7 @@ const char *disks_arrive_written_since(const struct disk_made *made, unsigned nr
 	struct stat st;
 
 	for (unsigned i = 0; i < nr; i++)
-		if (is_made(&made[i], &st) && st.st_mtime > since)
+		if (is_made(&made[i], &st) && st.st_mtime >= since)
 			return made[i].path;
 	return NULL;
 }

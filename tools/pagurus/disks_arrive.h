@@ -32,7 +32,7 @@ int disks_arrive_new(const struct disks_arrive_options *o, struct disks_arrive *
 /* The files stay as they are. NULL is allowed. */
 void disks_arrive_free(struct disks_arrive *a);
 
-/* One of them that was written after that time (seconds since 1970), NULL: none was. */
+/* One of them that was written at that time (seconds since 1970) or later, NULL: none was. */
 const char *disks_arrive_written_since(const struct disk_made *made, unsigned nr, int64_t since);
 
 /* Nothing of what was made is left; what has its name and is another file stays. */

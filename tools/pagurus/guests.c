@@ -31,10 +31,13 @@ static int gone(const struct journal *j, struct pgr_error *err)
 
 int guests_make_run(const struct journal *j, bool *stood, struct pgr_error *err)
 {
-	/* What was not about to be stopped was not stopped. */
+	/* What was not about to be stopped was not stopped, and what goes on already is not stopped any more. */
 	return j->kind == PGR_GUEST_SIM
 		       ? gone(j, err)
-		       : guests_xen_make_run(j->uuid, stood, j->mark != SESSION_MARK_BEGIN, err);
+		       : guests_xen_make_run(j->uuid, stood,
+					     j->mark != SESSION_MARK_BEGIN &&
+						     j->mark != SESSION_MARK_RETURNED,
+					     err);
 }
 
 int guests_remove_incoming(const struct journal *j, struct pgr_error *err)
@@ -61,8 +64,9 @@ void guests_watch_arrived(const struct journal *j)
 {
 	struct pgr_error ignored = PGR_ERROR_NONE;
 
+	/* Perhaps long ago, and made anew by somebody since. */
 	if (j->kind != PGR_GUEST_SIM && j->know_guest)
-		guests_xen_watch(j->uuid, false, &ignored);
+		guests_xen_watch(j->uuid, true, &ignored);
 }
 
 int guests_remove_suspended(const struct journal *j, struct pgr_error *err)

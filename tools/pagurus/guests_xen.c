@@ -141,11 +141,9 @@ int guests_xen_make_run(const uint8_t uuid[16], bool *stood, bool stopped, struc
 
 	if (rc)
 		return rc;
-	/* One that was never stopped by us, and stands still, is somebody else's. */
-	if (!stopped)
-		f.suspended = false;
-	*stood = f.suspended;
-	rc = resume_found(&f, err);
+	*stood = f.suspended && stopped;
+	/* One that was never stopped by us, and stands still, is somebody else's, with all that is switched on for it. */
+	rc = f.suspended && !stopped ? 0 : resume_found(&f, err);
 	close_libxl(&f);
 	return rc;
 }

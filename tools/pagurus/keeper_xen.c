@@ -99,10 +99,13 @@ static bool is_taken(struct keeper *k)
 {
 	libxl_dominfo info;
 	bool taken;
+	int rc;
 
 	libxl_dominfo_init(&info);
-	taken = libxl_domain_info(k->ctx, &info, k->domid) || info.dying || !info.shutdown ||
-		libxl_uuid_compare(&info.uuid, &k->config.c_info.uuid);
+	rc = libxl_domain_info(k->ctx, &info, k->domid);
+	taken = rc == ERROR_DOMAIN_NOTFOUND ||
+		(!rc && (info.dying || !info.shutdown ||
+			 libxl_uuid_compare(&info.uuid, &k->config.c_info.uuid)));
 	libxl_dominfo_dispose(&info);
 	return taken;
 }
@@ -223,6 +226,8 @@ static void set_aside(struct keeper *k)
 
 static int start_anew(struct keeper *k)
 {
+	bool ours;
+
 	k->config.c_info.domid = INVALID_DOMID;
 	drop_lock(k);
 	k->later = false;
@@ -230,11 +235,13 @@ static int start_anew(struct keeper *k)
 		say(k, "could not create it anew");
 		return -EIO;
 	}
-	if (!take_lock(k) || listen_for_death(k) || libxl_domain_unpause(k->ctx, k->domid, NULL)) {
+	ours = take_lock(k);
+	if ((ours && listen_for_death(k)) || libxl_domain_unpause(k->ctx, k->domid, NULL)) {
 		say(k, "created it anew but could not start it");
 		return -EIO;
 	}
-	return 0;
+	/* Another one has seen it come, and keeps it. */
+	return ours ? 0 : 1;
 }
 
 /* 0: go on watching (a new domain), 1: the end, negative: failed. */
