@@ -699,7 +699,6 @@ static void put_log_away(struct source *s)
 		reporter_message(&s->reporter, SESSION_WARNING,
 				 "cannot switch the dirty log off: %s", err.text);
 	s->logging = false;
-	s->logging = false;
 }
 
 /* ---- life of a struct source ---- */
