@@ -52,21 +52,12 @@ int guests_start_incoming(const struct journal *j, struct pgr_error *err)
 	return rc ? rc : guests_xen_watch(j->uuid, false, err);
 }
 
-void guests_resumed(const struct guest_info *info)
+void guests_look_after(enum pgr_guest_kind kind, const uint8_t uuid[16])
 {
 	struct pgr_error ignored = PGR_ERROR_NONE;
 
-	if (info->kind != PGR_GUEST_SIM)
-		guests_xen_watch(info->uuid, true, &ignored);
-}
-
-void guests_watch_arrived(const struct journal *j)
-{
-	struct pgr_error ignored = PGR_ERROR_NONE;
-
-	/* Perhaps long ago, and made anew by somebody since. */
-	if (j->kind != PGR_GUEST_SIM && j->know_guest)
-		guests_xen_watch(j->uuid, true, &ignored);
+	if (kind != PGR_GUEST_SIM)
+		guests_xen_watch(uuid, true, &ignored);
 }
 
 int guests_remove_suspended(const struct journal *j, struct pgr_error *err)

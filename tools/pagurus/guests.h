@@ -37,8 +37,11 @@ int guests_started(struct guest_sink *s, unsigned run_ms, struct pgr_error *err)
 /* A guest that stayed: simulated ones prove that they run on and are whole (-EBADMSG, -ESHUTDOWN); others are left alone. */
 int guests_check_source(struct guest_source *g, enum pgr_guest_kind kind, struct pgr_error *err);
 
-/* One that stood still, and goes on here: whoever looked after it may have taken that for its end. */
-void guests_resumed(const struct guest_info *info);
+/*
+ * One that may have nobody who looks after it, or somebody: one that stood still and goes on here, which whoever did may have taken for its end; one that was
+ * started here, perhaps long ago, and made anew by somebody since.
+ */
+void guests_look_after(enum pgr_guest_kind kind, const uint8_t uuid[16]);
 
 /* ---- repair after a crash, by what the journal says; each idempotent ---- */
 
@@ -48,8 +51,6 @@ int guests_make_run(const struct journal *j, bool *stood, struct pgr_error *err)
 int guests_remove_incoming(const struct journal *j, struct pgr_error *err);
 /* Start one that had arrived completely. -ENOENT: it is not here. */
 int guests_start_incoming(const struct journal *j, struct pgr_error *err);
-/* One that had arrived and was started, and may have nobody who looks after it. */
-void guests_watch_arrived(const struct journal *j);
 /* Remove what is left of one that runs elsewhere or is in its file: only a domain that stands suspended. */
 int guests_remove_suspended(const struct journal *j, struct pgr_error *err);
 /* The suspended guest of a session whose answer is outstanding, for source_recover(). -ENOENT: it is gone. */

@@ -157,8 +157,8 @@ static int end_arriving(struct journal *j, struct journal_file *f, char said[256
 	case SESSION_MARK_COMMIT:
 		return start_arrived(j, f, said, err);
 	case SESSION_MARK_MOVED:
-		if (!journal_host_restarted(j))
-			guests_watch_arrived(j);
+		if (j->know_guest && !journal_host_restarted(j))
+			guests_look_after(j->kind, j->uuid);
 		snprintf(said, 256, "guest %.150s: had arrived and was started", name_of(j));
 		return finish(j, f, SESSION_MARK_MOVED, err);
 	default:

@@ -175,7 +175,7 @@ int verb_save(int argc, char **argv)
 		local_session_end(&s.session,
 				  rc || s.keep ? SESSION_MARK_RETURNED : SESSION_MARK_MOVED);
 	if ((rc || s.keep) && s.res.stop.suspend && !s.res.unfinished)
-		guests_resumed(&s.info);
+		guests_look_after(s.info.kind, s.info.uuid);
 	if (s.file)
 		s.file->ops->close(s.file);
 	result = report_result(&s.res, rc, err.text);

@@ -173,7 +173,7 @@ static void find_out(struct worker *w, struct departure *d)
 	else
 		worker_say(w, SESSION_INFO, "%s", said);
 	if (!rc && j.mark == SESSION_MARK_RETURNED)
-		guests_resumed(&d->info);
+		guests_look_after(d->info.kind, d->info.uuid);
 }
 
 static void note_may_stop(struct journal *j, void *ctx)
@@ -218,7 +218,7 @@ int worker_source(struct worker *w)
 	/* It stood still, and runs on. */
 	if (d.guest && res.stop.suspend && !res.unfinished &&
 	    w->journal.mark == SESSION_MARK_RETURNED)
-		guests_resumed(&d.info);
+		guests_look_after(d.info.kind, d.info.uuid);
 	if (d.guest)
 		d.guest->ops->close(d.guest);
 	disks_leave_free(d.disks);
